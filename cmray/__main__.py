@@ -1,0 +1,5 @@
+"""`python -m cmray`."""
+
+from cmray.cli.main import main
+
+main()

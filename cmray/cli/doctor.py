@@ -1,0 +1,170 @@
+"""`cmray doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+
+from cmray.cli.console import output, print_json
+from cmray.cli.options import DEFAULT_STORAGE, Address, Json, Storage, TrackingUri
+
+
+@dataclass
+class Check:
+    name: str
+    ok: bool
+    found: str
+    mend: str = ""
+
+
+def doctor(
+    address: Address = None,
+    storage: Storage = DEFAULT_STORAGE,
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> int:
+    """Say what works here, what is missing and how to get it. The exit code is 1 when something is missing.
+
+    Example: cmray doctor
+    """
+    storage = storage.expanduser().absolute()
+    checks = [
+        *_versions(),
+        _devices(),
+        _memory(),
+        *_storage(storage),
+        _tracking(tracking_uri, str(storage)),
+        _ray(address),
+    ]
+    checks += _weights()
+    if as_json:
+        print_json([asdict(c) for c in checks])
+    else:
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for c in checks:
+            mark = "[green]ok[/]" if c.ok else "[red]missing[/]"
+            table.add_row(mark, c.name, c.found + (f"\n[yellow]{c.mend}[/]" if c.mend and not c.ok else ""))
+        output.print(table)
+        bad = sum(not c.ok for c in checks)
+        output.print("all is well; next: cmray sweep experiments/quickstart.yaml" if not bad else f"{bad} to mend")
+    return int(any(not c.ok for c in checks))
+
+
+def _versions() -> list[Check]:
+    from packaging.requirements import Requirement
+
+    checks = [Check("python", True, platform.python_version())]
+    for text in importlib.metadata.requires("cmray") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None:  # extras
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            checks.append(
+                Check(requirement.name, False, "not installed", f"pip install -c constraints.txt '{requirement}'")
+            )
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        checks.append(
+            Check(requirement.name, fits, version, "" if fits else f"pip install -c constraints.txt '{requirement}'")
+        )
+    return checks
+
+
+def _devices() -> Check:
+    import torch
+
+    count = torch.cuda.device_count()
+    names = ", ".join(torch.cuda.get_device_name(i) for i in range(count))
+    return Check("GPUs", True, names or f"none; {os.cpu_count()} CPU cores are used")
+
+
+def _memory() -> Check:
+    shm = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+    enough = shm >= 2**28
+    return Check("shared memory", enough, f"{shm / 2**30:.1f} GiB free in /dev/shm", "give the container --shm-size=1g")
+
+
+def _storage(storage: object) -> list[Check]:
+    from pathlib import Path
+
+    from cmray.cluster.locks import check_writable
+    from cmray.core.errors import StorageError
+
+    folder = Path(str(storage))
+    existed = folder.exists()
+    try:
+        check_writable(folder)
+        free = shutil.disk_usage(folder).free / 2**30
+        if not existed:
+            folder.rmdir()
+        return [
+            Check(
+                "storage",
+                free > 1,
+                f"{folder}: writable, {free:.0f} GiB free",
+                "free some disk, or --storage elsewhere",
+            )
+        ]
+    except StorageError as error:
+        return [Check("storage", False, str(error), "name a folder you may write with --storage or CMRAY_STORAGE")]
+
+
+def _tracking(uri: str | None, storage: str) -> Check:
+    from pathlib import Path
+
+    from cmray.core.errors import CmrayError
+    from cmray.tracking.make import make_tracker
+    from cmray.tracking.names import without_password
+
+    try:
+        make_tracker(uri, Path(storage), lambda _: None)
+    except CmrayError as error:
+        return Check("MLflow", False, str(error), "see --tracking-uri and MLFLOW_TRACKING_URI")
+    if uri and uri.startswith("http"):
+        import urllib.error
+        import urllib.request
+
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5)
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            return Check(
+                "MLflow",
+                False,
+                f"{without_password(uri)} does not answer: {error}",
+                "start the server, or leave --tracking-uri out",
+            )
+    return Check("MLflow", True, without_password(uri) if uri else f"SQLite at {storage}/mlflow.db")
+
+
+def _ray(address: str | None) -> Check:
+    from cmray.cluster.connect import connected, ray_address
+    from cmray.core.errors import CmrayError
+
+    try:
+        with connected(ray_address(address)) as capacity:
+            return Check("Ray", True, f"{capacity.where}: {capacity.cpus:g} logical CPUs, {capacity.gpus:g} GPUs")
+    except CmrayError as error:
+        return Check("Ray", False, str(error), "check --address and RAY_ADDRESS; without them Ray starts here")
+
+
+def _weights() -> list[Check]:
+    import torch
+
+    from cmray.core.errors import CmrayError
+    from cmray.metrics.extractors import extractors
+
+    checks = []
+    for name in extractors.names():
+        try:
+            made = extractors.parse(name).build(torch.device("cpu"))
+            checks.append(Check(f"extractor {name}", True, f"{made.dim} features, weights {made.sha256[:8]}"))
+        except CmrayError as error:
+            checks.append(Check(f"extractor {name}", False, str(error)))
+    return checks

@@ -1,0 +1,60 @@
+"""Options that several commands share, and the places they name."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="EXPERIMENT/TRIAL, a trial's name, or its beginning, an MLflow run id, or a checkpoint folder.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, e.g. train.steps=100. Repeatable."),
+]
+Storage = Annotated[
+    Path, typer.Option("--storage", envvar="CMRAY_STORAGE", help="Folder for all results.", show_default=True)
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        metavar="URI",
+        help="MLflow store; default is SQLite in the storage folder, 'none' tracks nothing.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="ADDR", help="A running Ray cluster; default RAY_ADDRESS, else Ray starts here."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+
+DEFAULT_STORAGE = Path("cmray-data")
+
+
+def numbers(text: str | None, option: str, kind: type[int] | type[float]) -> list | None:
+    """A comma-separated list such as "1,2" as numbers. Raises typer.BadParameter."""
+    if text is None:
+        return None
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{option} is {text!r}; write numbers separated by commas, such as 1,2") from None
+
+
+def command(*words: str, storage: Path) -> str:
+    """A cmray command to copy, with --storage where the default would look elsewhere."""
+    default = Path(os.environ.get("CMRAY_STORAGE") or DEFAULT_STORAGE).expanduser().absolute()
+    place = [] if storage.expanduser().absolute() == default else ["--storage", str(storage)]
+    return shlex.join(["cmray", *words, *place])

@@ -1,0 +1,239 @@
+"""`cmray sweep`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from cmray.cli.console import duration, errors, output, print_json, say
+from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Set, Storage, TrackingUri
+from cmray.cli.options import command as cli_command
+from cmray.cli.report import show_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cmray.cluster.sweep import Outcome
+    from cmray.config.plan import Plan
+
+#: what a sweep costs beside training: Ray, evaluation, search, report; measured on two cores
+OVERHEAD_SECONDS = 35.0
+
+
+def sweep(
+    file: File,
+    set_: Set = None,
+    address: Address = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PANEL", help="Run this panel. Repeatable.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="Most trials at once.")
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    tracking_uri: TrackingUri = None,
+    as_json: Json = False,
+) -> int:
+    """Train, evaluate and search every trial of an experiment file; only what is missing is done.
+
+    Example: cmray sweep experiments/quickstart.yaml
+    """
+    errors.print(f"[bold]cmray sweep[/] {escape(str(file))}", highlight=False, soft_wrap=True)
+    from cmray.cli.progress import Progress
+    from cmray.cluster.connect import ray_address
+    from cmray.cluster.locks import check_writable
+    from cmray.cluster.sweep import Sweep
+    from cmray.config.plan import plan_experiment
+    from cmray.core.errors import ConfigError
+    from cmray.tracking.make import make_tracker
+
+    storage = storage.expanduser().absolute()
+    plan = plan_experiment(file, set_ or [], storage, only or [])
+    if not plan.config.panels:
+        raise ConfigError(f"{file} has no panels, so there is nothing to sweep; `cmray train {file}` trains it")
+    progress = Progress(errors)
+    tracker = make_tracker(tracking_uri, storage, progress.warn)
+    work = Sweep(plan, storage, ray_address(address), tracker, progress, max_concurrent)
+    work.check()
+    shown = _describe(plan, max_concurrent, ray_address(address))
+    if as_json and dry_run:
+        print_json(shown)
+        return 0
+    _show_plan(shown, str(storage))
+    if dry_run:
+        return 0
+    check_writable(storage)
+    tracker.warm_up()
+    try:
+        outcome = work.run()
+    finally:
+        progress.close()
+    command = cli_command("ui", storage=storage) if tracking_uri is None else tracker.ui_command()
+    if as_json:
+        print_json(_as_json(outcome, command))
+    else:
+        _show(outcome, command, storage)
+    return 1 if outcome.failed else 0
+
+
+def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, Any]:
+    """What a sweep will do, as plain values."""
+    from cmray.cluster.connect import local_capacity
+    from cmray.cluster.resources import max_concurrent
+    from cmray.cluster.stages import pending_stages, result_of, resumes_at
+    from cmray.engine.estimate import seconds_per_step
+
+    speeds: dict[str, float | None] = {}
+    trials = []
+    for trial in plan.all_trials:
+        done = result_of(trial) is not None
+        at = trial.run.train.steps if done else resumes_at(trial)
+        run = trial.run
+        seconds: float | None = 0.0
+        if not done:
+            key = repr((run.net, run.objective.frozen_forwards, run.train.batch_size, run.resources))
+            if key not in speeds:
+                speeds[key] = seconds_per_step(run, trial.data.shape, trial.data.num_classes)
+            speed = speeds[key]
+            seconds = None if speed is None else speed * (run.train.steps - at)
+        r = run.resources
+        trials.append(
+            {
+                "trial": f"{trial.experiment}/{trial.name}",
+                "label": trial.label,
+                "role": trial.role,
+                "panels": list(trial.panels),
+                "steps": run.train.steps,
+                "workers": r.workers,
+                "cpus": r.workers * r.cpus_per_worker,
+                "gpus": r.workers * r.gpus_per_worker,
+                "state": "done" if done else f"resumes at {at:,}" if at else "new",
+                "seconds": seconds,
+            }
+        )
+    by_name = {t["trial"]: t["seconds"] for t in trials}
+    total: float | None = 0.0
+    for stage in pending_stages(plan):
+        known = [by_name[f"{t.experiment}/{t.name}"] for t in stage.trials]
+        if address is not None or any(s is None for s in known):  # another machine's speed and size
+            total = None
+            break
+        at_once = max_concurrent([t.run.resources for t in stage.trials], local_capacity(), limit)
+        total = (total or 0.0) + max(sum(known) / at_once, max(known))
+    if total:
+        total += OVERHEAD_SECONDS
+    return {
+        "experiment": plan.config.name,
+        "description": plan.config.description,
+        "trials": trials,
+        "seconds": total,
+        "evaluate": plan.config.evaluate.model_dump(mode="json") if plan.config.evaluate else None,
+        "search": plan.config.search.model_dump(mode="json") if plan.config.search else None,
+    }
+
+
+def _show_plan(shown: dict[str, Any], storage: str) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("trial", no_wrap=True, min_width=13)
+    table.add_column("what", overflow="fold", ratio=3)
+    table.add_column("panels", overflow="fold", ratio=2)
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("resources", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for t in shown["trials"]:
+        each = f"{t['cpus'] / t['workers']:g} CPU" + (f" + {t['gpus'] / t['workers']:g} GPU" if t["gpus"] else "")
+        panels = "(teacher)" if t["role"] == "teacher" else ", ".join(t["panels"])
+        table.add_row(
+            t["trial"].rpartition("/")[2],
+            escape(t["label"]),
+            escape(panels),
+            f"{t['steps']:,}",
+            f"{t['workers']} x {each}",
+            t["state"],
+        )
+    errors.print(table)
+    new = sum(t["state"] != "done" for t in shown["trials"])
+    evaluate, search = shown["evaluate"], shown["search"]
+    stages = [f"train {new} of {len(shown['trials'])} models" if new else "nothing to train"]
+    if evaluate:
+        budgets = " and ".join(map(str, evaluate["nfe"]))
+        stages.append(f"{evaluate['metric']} at {budgets} NFE on {evaluate['num_samples']:,} samples")
+    if search:
+        stages.append(
+            f"search sampling times of the {search['trials']} model{'s' if search['trials'] == 'all' else ''}"
+        )
+    errors.print(f"Plan: {'; '.join(stages)}. Results under {storage}", highlight=False, soft_wrap=True)
+    if new:
+        seconds = shown["seconds"]
+        about = (
+            f"about {duration(seconds)}"
+            if seconds is not None
+            else "unknown until the first steps (not measurable here)"
+        )
+        errors.print(f"Estimated time: [bold]{about}[/]", highlight=False)
+
+
+def _show(outcome: Outcome, command: str | None, storage: Path) -> None:
+    record = outcome.record
+    if not outcome.trained and not outcome.measured and not outcome.failed:
+        output.print("Everything was done already; nothing was trained or measured.", highlight=False)
+    show_record(record)
+    found = [(t.label, s) for t in record.trials for s in t.searches]
+    for label, s in found:
+        times = ", ".join(f"{t:.3g}" for t in s.times)
+        say(f"searched times for {s.nfe} NFE of {label}: {times}")
+    output.print()
+    for name, title in (
+        ("curve.png", "curves"),
+        ("search.png", "search"),
+        ("samples.png", "samples"),
+        ("table.md", "table"),
+    ):
+        if name in outcome.files:
+            say(f"{title:>8}: {outcome.files[name]}")
+    if command:
+        say(f"{'MLflow':>8}: {command}")
+    best = _best(outcome)
+    if best:
+        words = ("sample", best, "--nfe", "1", "--num", "64", "--out", "samples.png")
+        say(f"{'next':>8}: {cli_command(*words, storage=storage)}")
+
+
+def _best(outcome: Outcome) -> str | None:
+    """EXPERIMENT/TRIAL of the best model in one step."""
+    from cmray.report.columns import one_step_column, value_columns
+
+    trials = outcome.record.trials
+    column = one_step_column(outcome.record, value_columns(outcome.record))
+    ranked = [trials[row] for row in column.best_first() if trials[row].role == "trial"] if column else []
+    return f"{ranked[0].experiment}/{ranked[0].name}" if ranked else None
+
+
+def _as_json(outcome: Outcome, command: str | None) -> dict[str, Any]:
+    record = outcome.record
+    return {
+        "experiment": record.name,
+        "trained": outcome.trained,
+        "failed": outcome.failed,
+        "measured": outcome.measured,
+        "trials": [
+            {
+                "trial": f"{t.experiment}/{t.name}",
+                "label": t.label,
+                "role": t.role,
+                "status": t.status,
+                "error": t.error.splitlines()[0] if t.error else None,
+                "evaluations": [e.model_dump(mode="json") for e in t.evaluations],
+                "searches": [s.model_dump(mode="json") for s in t.searches],
+            }
+            for t in record.trials
+        ],
+        "files": {name: str(path) for name, path in outcome.files.items()},
+        "mlflow": command,
+    }

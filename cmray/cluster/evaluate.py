@@ -1,0 +1,79 @@
+"""A pool of Ray actors that generate and measure samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+
+from cmray.core.errors import CmrayError
+from cmray.engine.evaluator import Call, Evaluator
+from cmray.engine.session import prepare_process
+
+MAX_RETRIES = 3
+
+
+class _EvaluatorActor(Evaluator):
+    def __init__(self, cpus: int, gpu: bool):
+        prepare_process(cpus)
+        super().__init__(torch.device("cuda" if gpu else "cpu"))
+
+
+class EvaluatorPool:
+    """Actors that work through tasks in any order; results come back in the order of the tasks.
+
+    Args:
+        size: number of actors, each with `cpus` logical CPUs and `gpus` GPUs.
+    """
+
+    def __init__(self, size: int, cpus: float = 1, gpus: float = 0):
+        actor = ray.remote(num_cpus=cpus, num_gpus=gpus)(_EvaluatorActor)
+        self._make = lambda: actor.remote(max(1, int(cpus)), gpus > 0)
+        self._actors: list[Any] = [self._make() for _ in range(size)]
+
+    def run(self, calls: Sequence[Call], got: Callable[[int, Any], None] = lambda *_: None) -> list[Any]:
+        """[(method, arguments)] -> results in the same order.
+
+        A call whose actor died is given to a new one, at most three times.
+
+        Args:
+            got: called with (the call's index, its result) as results come.
+
+        Raises:
+            CmrayError: an actor died too often on the same call; or the error the call itself raised.
+        """
+        results: list[Any] = [None] * len(calls)
+        waiting = list(reversed(range(len(calls))))
+        tries = [0] * len(calls)
+        busy: dict[Any, tuple[int, int]] = {}  # object reference -> (call, actor)
+        idle = list(range(len(self._actors)))
+        while waiting or busy:
+            while waiting and idle:
+                call, actor = waiting.pop(), idle.pop()
+                method, arguments = calls[call]
+                busy[getattr(self._actors[actor], method).remote(*arguments)] = (call, actor)
+            ready, _ = ray.wait(list(busy), num_returns=1, timeout=1.0)
+            for reference in ready:
+                call, actor = busy.pop(reference)
+                idle.append(actor)
+                try:
+                    results[call] = ray.get(reference)
+                except RayActorError as error:
+                    tries[call] += 1
+                    if tries[call] > MAX_RETRIES:
+                        raise CmrayError(f"evaluators died {tries[call]} times on the same samples: {error}") from error
+                    self._actors[actor] = self._make()
+                    waiting.append(call)
+                    continue
+                except RayTaskError as error:
+                    cause = error.cause
+                    raise (cause if isinstance(cause, CmrayError) else error) from None
+                got(call, results[call])
+        return results
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)

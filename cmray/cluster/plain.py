@@ -1,0 +1,113 @@
+"""`cmray train` without Ray: one process, or torchrun's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cmray.cluster.stages import Stage, pending_stages, result_of, spec_of
+from cmray.cluster.sweep import Outcome, Sweep
+from cmray.cluster.work import TrialSpec, note_failure, run_trial
+from cmray.config.plan import Plan, Trial
+from cmray.core.errors import ConfigError
+from cmray.datasets.shards import read_shards
+from cmray.engine.evaluator import InlinePool
+from cmray.engine.session import PlainSession, default_device, from_rank0, plain_session
+
+
+class PlainSweep(Sweep):
+    """Trains trial after trial in this process; on torchrun's rank 0 it also keeps the records."""
+
+    session: PlainSession
+
+    def check(self) -> None:
+        """Nothing has to fit: the processes are there."""
+        plain_device(self.plan)
+        if self.results is not None:
+            self.results.check()
+
+    def run_in_session(self) -> Outcome:
+        """`run`, as one of torchrun's processes or alone."""
+        with plain_session(plain_device(self.plan)) as self.session:
+            return self.run()
+
+    def run(self) -> Outcome:
+        self._others_wait = True
+        outcome = super().run()
+        self._release()
+        return outcome
+
+    def _release(self) -> None:
+        """Lets the other ranks go; what is left to do is done by one process."""
+        if self._others_wait:
+            from_rank0(None, self.session)
+            self._others_wait = False
+
+    def work(self, stages: Sequence[Stage]) -> None:
+        self.prepare_data()
+        for stage in stages:
+            for trial in self.ready(stage.trials):
+                spec = spec_of(trial)
+                from_rank0((spec, trial.data.folder), self.session)
+                with self.session.listening():  # a signal saves a checkpoint first
+                    self.follow(stage.title, [trial], lambda s=spec, t=trial: self._one(s, t), 1)
+        self._release()
+        if self.results is not None:
+            self._measured += self.results.run(InlinePool(self.session.device), "in this process")
+
+    def _one(self, spec: TrialSpec, trial: Trial) -> None:
+        try:
+            outcome = run_trial(spec, read_shards(trial.data.folder), self.session)
+        except Exception as error:
+            note_failure(spec, error)
+            if self.session.world_size > 1:  # the other ranks are in the middle of something; torchrun ends them
+                raise
+            return
+        if outcome.status == "stopped":
+            raise KeyboardInterrupt
+
+
+def follow_rank0(plan: Plan) -> None:
+    """What torchrun's other ranks do: train what rank 0 says until it says no more."""
+    with plain_session(plain_device(plan)) as session, session.listening():
+        while order := from_rank0(None, session):
+            spec, folder = order  # type: ignore[misc]
+            if run_trial(spec, read_shards(Path(folder)), session).status == "stopped":
+                return
+
+
+def plain_device(plan: Plan) -> torch.device:
+    """The GPU of this process when the runs ask for GPUs, else the CPU. Raises ConfigError when there is none."""
+    if not any(t.run.resources.gpus_per_worker for t in plan.all_trials):
+        return torch.device("cpu")
+    device = default_device()
+    if device.type != "cuda":
+        raise ConfigError("resources.gpus_per_worker asks for GPUs, but torch sees none here; set it to 0 for the CPU")
+    return device
+
+
+def torchrun_rank() -> int | None:
+    """This process's rank under torchrun, None outside of it."""
+    return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ else None
+
+
+def check_torchrun(plan: Plan) -> None:
+    """Raises ConfigError when torchrun's processes are not as many as the runs ask for."""
+    if torchrun_rank() is None:
+        return
+    for trial in plan.all_trials:
+        if trial.run.resources.workers != int(os.environ["WORLD_SIZE"]):
+            raise ConfigError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, but resources.workers of {trial.label} is "
+                f"{trial.run.resources.workers}; they must agree, as the batches depend on it"
+            )
+
+
+def needs_ray(plan: Plan) -> bool:
+    """Whether something that is left to train asks for several workers."""
+    return any(
+        t.run.resources.workers > 1 for stage in pending_stages(plan) for t in stage.trials if result_of(t) is None
+    )

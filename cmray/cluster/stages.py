@@ -1,0 +1,86 @@
+"""Which trials are finished, which are next, and what may run at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmray.cluster.work import TrialSpec
+from cmray.config.plan import Plan, Trial
+from cmray.core.errors import CheckpointError
+from cmray.engine.checkpoint import newest_checkpoint
+from cmray.engine.result import read_result
+from cmray.tracking.records import Result
+
+
+def result_of(trial: Trial) -> Result | None:
+    """The result of a finished trial whose last checkpoint is still there."""
+    return read_result(trial.folder)
+
+
+def final_checkpoint(trial: Trial) -> Path | None:
+    """Where the finished trial's weights are."""
+    result = result_of(trial)
+    return trial.folder / "checkpoints" / result.checkpoint if result else None
+
+
+def resumes_at(trial: Trial) -> int:
+    """The step an unfinished trial goes on from, at its newest undamaged checkpoint; 0 without one."""
+    found = newest_checkpoint(trial.folder / "checkpoints", lambda _: None)
+    return found[0].step if found else 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Trials that do not wait for each other."""
+
+    title: str
+    trials: tuple[Trial, ...]
+
+
+def pending_stages(plan: Plan) -> list[Stage]:
+    """Unfinished trials, teachers before those who learn from them. A finished trial needs no teacher any more."""
+    todo = [t for t in plan.trials if result_of(t) is None]
+    depth: dict[str, tuple[int, Trial]] = {}
+
+    def need(trial: Trial) -> int:
+        if result_of(trial) is not None:
+            return 0
+        level = need(trial.teacher) + 1 if trial.teacher is not None else 1
+        if trial.role == "teacher":
+            depth[str(trial.folder)] = (level, trial)
+        return level
+
+    for trial in todo:
+        need(trial)
+    if not todo and plan.config.evaluate is not None:  # the results stage measures teachers too
+        for teacher in plan.teachers:
+            need(teacher)
+    stages = []
+    for level in sorted({level for level, _ in depth.values()}):
+        teachers = tuple(t for at, t in depth.values() if at == level)
+        stages.append(Stage("teacher" if len(teachers) == 1 else "teachers", teachers))
+    if todo:
+        stages.append(Stage("trials" if plan.config.panels else "the run", tuple(todo)))
+    return stages
+
+
+def spec_of(trial: Trial) -> TrialSpec:
+    """What the worker gets. Raises CheckpointError when the teacher is not there."""
+    teacher = trial.teacher_checkpoint
+    if trial.teacher is not None:
+        teacher = final_checkpoint(trial.teacher)
+        if teacher is None:
+            raise CheckpointError(f"the teacher {trial.teacher.experiment}/{trial.teacher.name} did not finish")
+    return TrialSpec(
+        trial.name, trial.run.model_dump(mode="json"), str(trial.folder), str(teacher) if teacher else None
+    )
+
+
+def trials_by_data(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """Trials grouped by the dataset they read."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.data.digest, []).append(trial)
+    return groups

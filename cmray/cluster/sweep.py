@@ -1,0 +1,318 @@
+"""`cmray sweep` and `cmray train`: everything an experiment file stands for, and only what is missing of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmray.cluster.connect import connected, local_capacity
+from cmray.cluster.locks import locked
+from cmray.cluster.mirror import Mirror
+from cmray.cluster.observer import Observer
+from cmray.cluster.resources import Capacity, check_fits, max_concurrent
+from cmray.cluster.results_stage import ResultsStage
+from cmray.cluster.stages import Stage, pending_stages, result_of, spec_of, trials_by_data
+from cmray.config.data_facts import DataFacts
+from cmray.config.plan import Plan, Trial
+from cmray.core.errors import DataError
+from cmray.core.files import write_atomic
+from cmray.datasets import datasets
+from cmray.datasets.shards import read_manifest, verify_shards, write_shards
+from cmray.engine.loop import write_config
+from cmray.report.build import write_report
+from cmray.report.load import load_experiment
+from cmray.tracking.base import Tracker
+from cmray.tracking.events import EventTail
+from cmray.tracking.records import ExperimentRecord
+
+#: Parquet shards of a dataset that cmray prepares by itself
+SHARDS = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    record: ExperimentRecord
+    files: dict[str, Path]  # of the report, by name
+    trained: int
+    failed: int
+    measured: int
+
+
+class Sweep:
+    """One pass over a plan, on Ray.
+
+    Args:
+        plan: from `plan_experiment`.
+        storage: the storage folder.
+        address: of a running Ray cluster, None for Ray on this machine.
+        limit: most trials at once; None for as many as fit.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        storage: Path,
+        address: str | None,
+        tracker: Tracker,
+        observer: Observer,
+        limit: int | None = None,
+    ):
+        self.plan, self.storage, self.address, self.limit = plan, storage, address, limit
+        self.observer = observer
+        self.mirror = Mirror(tracker)
+        evaluation = plan.config.evaluate
+        self.results = ResultsStage(plan, evaluation, storage, observer) if evaluation else None
+        self._trained = self._measured = 0
+
+    def check(self) -> None:
+        """What can be known before anything starts. Raises ConfigError."""
+        if self.address is None:
+            self._check_capacity(local_capacity())
+        else:  # a first, short visit, before anything is written
+            with connected(self.address) as capacity:
+                self._check_capacity(capacity)
+        for facts in {t.data.digest: t.data for t in self.plan.all_trials}.values():
+            if facts.prepared:
+                verify_shards(facts.folder, read_manifest(facts.folder), rehash=False)
+        if self.results is not None:
+            self.results.check()
+
+    def _check_capacity(self, capacity: Capacity) -> None:
+        for trial in self.plan.all_trials:
+            if result_of(trial) is None:
+                check_fits(trial.run.resources, capacity, f"{trial.experiment}/{trial.name}")
+
+    def run(self) -> Outcome:
+        """Does what is missing. Raises CmrayError for what the user can mend; Ctrl-C leaves nothing running."""
+        plan = self.plan
+        teachers = [t.folder.parent for t in plan.teachers if result_of(t) is None]
+        with locked([plan.folder, *teachers]):
+            write_atomic(plan.folder / "experiment.json", json.dumps(_plan_record(plan), indent=1))
+            for trial in plan.all_trials:
+                if result_of(trial) is None:
+                    write_config(trial.folder, trial.run)
+            shutil.rmtree(plan.folder / ".ray", ignore_errors=True)  # what a killed sweep left of Ray's bookkeeping
+            record = load_experiment(self.storage, plan.config.name)
+            self.mirror.open(record, plan.config.model_dump(mode="json"), self.storage)
+            try:
+                stages = pending_stages(plan)
+                if stages or (self.results is not None and not self.results.complete()):
+                    self.work(stages)
+                outcome = self._report()
+                self.mirror.results(outcome.record, outcome.files, self.storage)
+                self.mirror.close("failed" if outcome.failed else "finished")
+            except BaseException:
+                self.mirror.close("killed")
+                raise
+        return outcome
+
+    def work(self, stages: Sequence[Stage]) -> None:
+        """Trains the stages and makes the results, on Ray."""
+        sizes = {t.data.digest: t.data.count * int(np.prod(t.data.shape)) for t in self.plan.all_trials}
+        where = f"at {self.address}" if self.address else "on this machine; it stops when the sweep ends"
+        self.observer.message(f"Ray {where}")
+        with connected(self.address, sum(sizes.values())) as capacity:
+            self._check_capacity(capacity)
+            self.prepare_data()
+            self._train(stages, capacity)
+            if self.results is not None:
+                self._measured += self._on_pool(self.results, capacity)
+
+    def prepare_data(self) -> None:
+        """Prepares the datasets that cmray knows by name, unless they are there."""
+        for facts in {t.data.digest: t.data for t in self.plan.all_trials}.values():
+            if not facts.prepared:
+                prepare_named(facts, self.observer)
+
+    def _train(self, stages: Sequence[Stage], capacity: Capacity) -> None:
+        import ray
+
+        from cmray.cluster.data import resident_dataset
+
+        references: dict[str, ray.ObjectRef] = {}
+        for stage in stages:
+            for digest, trials in trials_by_data(stage.trials).items():
+                facts = trials[0].data
+                if digest not in references:
+                    self.observer.message(
+                        f"Ray Data streams {facts.name}: {facts.count:,} images, resident on every node"
+                    )
+                    references[digest] = ray.put(resident_dataset(facts.folder))
+                ready = self.ready(trials)
+                if ready:
+                    concurrency = max_concurrent([t.run.resources for t in ready], capacity, self.limit)
+                    work = self._ray_work(ready, references[digest], concurrency)
+                    self.follow(stage.title, ready, work, concurrency)
+
+    def ready(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those whose teacher is there; the others fail, saying so."""
+        out = []
+        for trial in trials:
+            if trial.teacher is None or result_of(trial.teacher) is not None:
+                (trial.folder / "error.txt").unlink(missing_ok=True)
+                out.append(trial)
+            else:
+                write_atomic(trial.folder / "error.txt", f"its teacher {trial.teacher.name} failed\n")
+                self._ended(trial)
+        return out
+
+    def _ray_work(self, trials: Sequence[Trial], data: Any, concurrency: int) -> Callable[[], None]:
+        specs = [spec_of(t) for t in trials]
+        scratch = self.plan.folder / ".ray"
+
+        def work() -> None:
+            if len(specs) == 1 and specs[0].config.resources.workers > 1:  # Tune would add nothing but its start-up
+                from cmray.cluster.train import train_ddp
+                from cmray.cluster.work import note_failure
+
+                try:
+                    train_ddp(specs[0], data, scratch)
+                except Exception as error:
+                    note_failure(specs[0], error)
+            else:
+                from cmray.cluster.tune import tune_trials
+
+                tune_trials(specs, data, concurrency, scratch)
+
+        return work
+
+    def follow(self, title: str, trials: Sequence[Trial], work: Callable[[], None], concurrency: int) -> None:
+        """Runs `work`, which trains `trials`, and passes on what their event files say meanwhile."""
+        tails = {t.name: EventTail(t.folder / "events.jsonl") for t in trials}
+        logs = {t.name: LineTail(t.folder / "log.txt") for t in trials}
+        ended: set[str] = set()
+
+        def poll() -> None:
+            for trial in trials:
+                for line in logs[trial.name].new():
+                    self.observer.warn(f"{trial.label}: {line}")
+                new = tails[trial.name].new()
+                if new:
+                    self.observer.events(trial, new)
+                    self.mirror.events(trial.name, new)
+                if trial.name not in ended and (result_of(trial) is not None or (trial.folder / "error.txt").is_file()):
+                    ended.add(trial.name)
+                    self._ended(trial)
+            self.observer.tick()
+
+        self.observer.stage(title, trials, concurrency)
+        try:
+            in_background(work, poll)
+        finally:
+            self.observer.stage_ended()
+        for trial in trials:
+            if trial.name not in ended:
+                write_atomic(trial.folder / "error.txt", "it ended without a result and without an error\n")
+                self._ended(trial)
+
+    def _ended(self, trial: Trial) -> None:
+        error = None
+        if result_of(trial) is None:
+            error = (trial.folder / "error.txt").read_text().splitlines()[0]
+        else:
+            self._trained += 1
+        self.observer.trial_ended(trial, error)
+
+    def _on_pool(self, results: ResultsStage, capacity: Capacity) -> int:
+        from cmray.cluster.evaluate import EvaluatorPool
+
+        gpus = 1.0 if capacity.gpus >= 1 else 0.0
+        size = int(max(1, min(capacity.gpus or capacity.free_cpus, capacity.free_cpus)))
+        pool = EvaluatorPool(size, cpus=1, gpus=gpus)
+        try:
+            return results.run(pool, f"on {size} actor{'s' if size > 1 else ''}")
+        finally:
+            pool.close()
+
+    def _report(self) -> Outcome:
+        record = load_experiment(self.storage, self.plan.config.name)
+        files = write_report(record, self.plan.folder / "report")
+        samples = self.plan.folder / "samples" / "samples.png"
+        if samples.is_file():
+            files["samples.png"] = samples
+        asked = {trial.name for trial in self.plan.all_trials}  # the record may hold panels of earlier sweeps
+        failed = sum(t.status == "failed" and t.name in asked for t in record.trials)
+        return Outcome(record, files, self._trained, failed, self._measured)
+
+
+class LineTail:
+    """The lines that a trial's log gets from now on."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._read = path.stat().st_size if path.is_file() else 0
+
+    def new(self) -> list[str]:
+        if not self.path.is_file() or self.path.stat().st_size <= self._read:
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        self._read += len(data)
+        return data.decode(errors="replace").splitlines()
+
+
+def prepare_named(facts: DataFacts, observer: Observer) -> None:
+    """Writes the shards of a dataset that cmray knows by name; another process may have been quicker."""
+    if facts.folder.is_dir():
+        return
+    observer.message(f"Preparing {facts.name}: {facts.count:,} images in {SHARDS} Parquet shards under {facts.folder}")
+    try:
+        write_shards(datasets.parse(facts.name).load(), facts.folder, SHARDS)
+    except DataError:
+        read_manifest(facts.folder)  # raises, unless another process was quicker
+
+
+def in_background(work: Callable[[], None], poll: Callable[[], None], every: float = 0.5) -> None:
+    """Runs `work` in a thread and `poll` here until it ends, and once after. Raises what `work` raised.
+
+    The main thread stays free for Ctrl-C, which Ray's own blocking calls would swallow.
+    """
+    raised: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True, name="cmray-work")
+    thread.start()
+    while thread.is_alive():
+        thread.join(every)
+        poll()
+    poll()
+    if raised:
+        raise raised[0]
+
+
+def _plan_record(plan: Plan) -> dict[str, Any]:
+    evaluation = plan.config.evaluate
+    curve = next((t.run.curve for t in plan.all_trials if t.run.curve), None)
+    metric = evaluation.metric if evaluation else curve.metric if curve else "fd/digits"
+    return {
+        "name": plan.config.name,
+        "description": plan.config.description,
+        "x_axis": plan.config.report.x,
+        "metric": metric,
+        "num_samples": evaluation.num_samples if evaluation else None,
+        "trials": [
+            {
+                "name": t.name,
+                "label": t.label,
+                "role": t.role,
+                "panels": list(t.panels),
+                "objective": t.run.objective.name,
+                "experiment": t.experiment,
+                "trained_in_features_of": t.run.objective.features,
+            }
+            for t in (*plan.all_trials, *plan.others)
+        ],
+    }

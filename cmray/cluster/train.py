@@ -1,0 +1,68 @@
+"""A run with several workers: DDP under Ray Train."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cmray.cluster.work import TrainSession, TrialSpec, note_failure, run_trial
+from cmray.core.errors import CmrayError
+
+#: how often a run whose worker or node died is started again from its last checkpoint
+MAX_FAILURES = 3
+
+
+def train_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path) -> None:
+    """Trains with `resources.workers` processes and returns when there is a result.json or an error.txt.
+
+    Ray Train restarts the workers when one dies; the loop resumes from its own checkpoints.
+
+    Args:
+        data: an ImageDataset in the object store.
+        scratch: a folder that all nodes share, for Ray Train's own bookkeeping.
+
+    Raises:
+        Exception: Ray's, when the workers died too often.
+    """
+    resources = spec.config.resources
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    # a fresh name each time: Ray Train would otherwise restore a state that our own checkpoints make needless
+    scratch.mkdir(parents=True, exist_ok=True)
+    store = Path(tempfile.mkdtemp(prefix="train-", dir=scratch))
+    try:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"spec": spec, "data": [data]},
+            torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=resources.workers, use_gpu=resources.gpus_per_worker > 0, resources_per_worker=per_worker
+            ),
+            run_config=ray.train.RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=str(store),
+                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        trainer.fit()
+    finally:
+        shutil.rmtree(store, ignore_errors=True)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    spec: TrialSpec = config["spec"]
+    (reference,) = config["data"]
+    session = TrainSession()
+    try:
+        run_trial(spec, ray.get(reference), session)
+    except CmrayError as error:  # it would happen again: Ray Train is to restart after deaths only
+        if session.rank == 0:
+            note_failure(spec, error)

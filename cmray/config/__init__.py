@@ -1,0 +1,1 @@
+"""F3: typed experiment files: load, extend, override, validate, expand into trials, name by content."""

@@ -1,0 +1,70 @@
+"""The manifest of a checkpoint: what may be known of it without loading a weight."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from cmray.config.run import RunConfig
+from cmray.core.errors import CheckpointError
+
+META = "meta.json"
+FORMAT_VERSION = 1
+
+
+class CheckpointFacts(BaseModel):
+    """What stands in a checkpoint's meta.json; `files` maps every part to its SHA-256."""
+
+    model_config = ConfigDict(frozen=True)
+    format_version: int = FORMAT_VERSION
+    step: int
+    nimg: int
+    seconds: float
+    shape: tuple[int, int, int]
+    num_classes: int
+    run_config: dict[str, Any]
+    files: dict[str, str]
+    scalars: dict[str, float]
+
+    @property
+    def run(self) -> RunConfig:
+        return RunConfig.model_validate(self.run_config)
+
+    @property
+    def weights_file(self) -> str:
+        """The part that is sampled from: the first EMA."""
+        return ema_file(self.run.train.ema[0])
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.files[self.weights_file]
+
+
+def ema_file(rate: float) -> str:
+    return f"ema-{rate}.safetensors"
+
+
+def read_checkpoint_facts(folder: Path) -> CheckpointFacts:
+    """Reads the manifest only. Raises CheckpointError when it is missing or not one."""
+    path = folder / META
+    try:
+        if not folder.is_dir():
+            raise CheckpointError(f"checkpoint folder {folder} does not exist")
+        if not path.is_file():
+            raise CheckpointError(f"{folder} is not a checkpoint of cmray: it has no {META}")
+        raw = json.loads(path.read_text())
+        version = raw.get("format_version") if isinstance(raw, dict) else None
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{path} has format_version {version!r}; this cmray reads version {FORMAT_VERSION}")
+        facts = CheckpointFacts.model_validate(raw)
+        assert facts.weights_file in facts.files
+        return facts
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError, AssertionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'no weights'}"
+        ) from None

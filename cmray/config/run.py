@@ -1,0 +1,186 @@
+"""The typed configuration of one training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cmray.config.fields import METRIC_HELP, Budgets, Metric, extractor_of
+from cmray.core.strict import Strict
+from cmray.nn import NetField
+from cmray.objectives import ObjectiveField
+
+#: marks a field that does not change what a run computes, so that it is left out of the content hash
+NOT_IDENTITY: Any = {"identity": False}
+
+
+class DataConfig(Strict):
+    """Which prepared dataset to train on: one that cmray can prepare by itself, or a folder."""
+
+    name: str | None = Field(
+        default=None,
+        description="a dataset that `cmray data prepare` knows; prepared when missing",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    path: Path | None = Field(
+        default=None, description="a folder made by `cmray data prepare`", json_schema_extra=NOT_IDENTITY
+    )
+    digest: str | None = Field(default=None, description="SHA-256 of the content; filled in, or checked when given")
+
+    @model_validator(mode="after")
+    def _one(self) -> DataConfig:
+        if (self.name is None) == (self.path is None):
+            raise ValueError("give either data.name (such as digits) or data.path (a prepared folder)")
+        return self
+
+
+class NoiseConfig(Strict):
+    """The range of noise levels and the scale of the data."""
+
+    sigma_min: float = Field(default=0.002, gt=0)
+    sigma_max: float = Field(default=80.0, gt=0)
+    rho: float = Field(default=7.0, gt=0)
+    sigma_data: float | None = Field(
+        default=None, gt=0, description="standard deviation of the data; null takes the dataset's"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NoiseConfig:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+        return self
+
+
+class TeacherConfig(Strict):
+    """The teacher: another experiment file, trained once if missing and shared by content, or a checkpoint."""
+
+    experiment: Path | None = Field(
+        default=None, description="experiment file, relative to the file that names it", json_schema_extra=NOT_IDENTITY
+    )
+    overrides: dict[str, Any] = Field(
+        default={}, description="dotted keys set on the teacher's file, as with --set", json_schema_extra=NOT_IDENTITY
+    )
+    checkpoint: Path | None = Field(default=None, description="a checkpoint folder", json_schema_extra=NOT_IDENTITY)
+    identity: str | None = Field(
+        default=None, description="content hash of the teacher; filled in, or checked when given"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> TeacherConfig:
+        if (self.experiment is None) == (self.checkpoint is None):
+            raise ValueError("give either teacher.experiment (a file) or teacher.checkpoint (a folder)")
+        if self.checkpoint is not None and self.overrides:
+            raise ValueError("teacher.overrides applies to teacher.experiment, but teacher.checkpoint is given")
+        return self
+
+
+class OptimizerConfig(Strict):
+    """The optimizer and its learning-rate schedule: linear warm-up, then cosine to lr * final_lr."""
+
+    name: Literal["radam", "adam", "adamw"] = "radam"
+    lr: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    final_lr: float = Field(
+        default=1.0, ge=0, le=1, description="fraction of lr at the end of a cosine; 1 keeps it constant"
+    )
+
+    @field_validator("betas")
+    @classmethod
+    def _betas(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"both betas must be in [0, 1), found {list(value)}")
+        return value
+
+
+class TrainConfig(Strict):
+    """The loop: how long, how much at once, what is averaged and how often it is saved."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1, description="images per step over all workers")
+    accumulate: int = Field(default=1, ge=1, description="parts in which each worker takes its share of a batch")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm; null does not clip")
+    ema: tuple[float, ...] = Field(default=(0.999,), min_length=1, description="rates; the first is used for sampling")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_every: int | None = Field(
+        default=None, ge=1, description="steps; null saves ten times a run", json_schema_extra=NOT_IDENTITY
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, json_schema_extra=NOT_IDENTITY)
+    log_every: int | None = Field(
+        default=None, ge=1, description="steps; null logs 50 times a run", json_schema_extra=NOT_IDENTITY
+    )
+
+    @field_validator("ema")
+    @classmethod
+    def _rates(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= rate < 1 for rate in value) or len(set(value)) != len(value):
+            raise ValueError(f"ema rates must be distinct and in [0, 1), found {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _intervals(self) -> TrainConfig:
+        if self.optimizer.warmup_steps > self.steps:
+            raise ValueError(f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}")
+        return self
+
+    @property
+    def checkpoint_interval(self) -> int:
+        return self.checkpoint_every or max(1, -(-self.steps // 10))
+
+    @property
+    def log_interval(self) -> int:
+        return self.log_every or max(1, -(-self.steps // 50))
+
+
+class CurveConfig(Strict):
+    """The cheap Fréchet curve that a run draws of itself while it trains, on its first EMA."""
+
+    every: int = Field(ge=1, description="steps")
+    num_samples: int = Field(default=2_048, ge=2)
+    nfe: Budgets = Field(default=(1,), min_length=1)
+    metric: Metric = Field(default="fd/digits", description=METRIC_HELP)
+
+    @property
+    def extractor(self) -> str:
+        return extractor_of(self.metric)
+
+
+class ResourcesConfig(Strict):
+    """What one trial takes. More than one worker trains with DDP under Ray Train."""
+
+    workers: int = Field(default=1, ge=1)
+    cpus_per_worker: float = Field(default=1, gt=0, json_schema_extra=NOT_IDENTITY)
+    gpus_per_worker: float = Field(default=0, ge=0, json_schema_extra=NOT_IDENTITY)
+
+
+class RunConfig(Strict):
+    """Everything that decides what one training run computes."""
+
+    seed: int = Field(default=0, ge=0)
+    data: DataConfig
+    net: NetField  # type: ignore[valid-type]
+    noise: NoiseConfig = NoiseConfig()
+    objective: ObjectiveField  # type: ignore[valid-type]
+    teacher: TeacherConfig | None = None
+    train: TrainConfig
+    curve: CurveConfig | None = None
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _agree(self) -> RunConfig:
+        if self.objective.needs_teacher and self.teacher is None:
+            raise ValueError(f"objective.name {self.objective.name} needs a teacher, but teacher is not given")
+        parts = self.resources.workers * self.train.accumulate
+        if self.train.batch_size % parts:
+            raise ValueError(
+                f"train.batch_size {self.train.batch_size} must be a multiple of resources.workers "
+                f"{self.resources.workers} x train.accumulate {self.train.accumulate}"
+            )
+        if self.curve is not None and self.curve.every > self.train.steps:
+            raise ValueError(f"curve.every {self.curve.every} exceeds train.steps {self.train.steps}")
+        return self

@@ -1,0 +1,76 @@
+"""Schedules of the number of grid points N(k) and of the target network's decay mu(k)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cmray.core.registry import ComponentConfig, Registry, component
+
+num_sigmas_schedules: Registry[Any] = Registry("schedule of N", ["cmray.core.curricula"])
+mu_schedules: Registry[Any] = Registry("schedule of mu", ["cmray.core.curricula"])
+
+
+@num_sigmas_schedules.register("fixed")
+class FixedNumSigmas(ComponentConfig):
+    """N(k) = num_sigmas."""
+
+    num_sigmas: int = Field(18, ge=2)
+
+    def num_sigmas_at(self, step: int, steps: int) -> int:
+        return self.num_sigmas
+
+
+@num_sigmas_schedules.register("adaptive")
+class AdaptiveNumSigmas(ComponentConfig):
+    """N(k) = ceil(sqrt(k/K ((s1+1)^2 - s0^2) + s0^2) - 1) + 1   (Consistency Models, App. C).
+
+    N(0) = s0 and N grows to s1 + 1, so that the grid has between s0 - 1 and s1 intervals.
+    """
+
+    s0: int = Field(2, ge=2)
+    s1: int = Field(150, ge=2)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AdaptiveNumSigmas:
+        if self.s1 < self.s0:
+            raise ValueError(f"s0 {self.s0} and s1 {self.s1} must satisfy s0 <= s1")
+        return self
+
+    def num_sigmas_at(self, step: int, steps: int) -> int:
+        s0, s1 = self.s0, self.s1
+        # max(1, .) as in the reference code: rounding in the square root must not give an empty grid at k = 0
+        return max(1, math.ceil(math.sqrt(step / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1)) + 1
+
+
+@mu_schedules.register("fixed")
+class FixedMu(ComponentConfig):
+    """mu(k) = mu; 0 makes the target a copy of the student."""
+
+    mu: float = Field(0.95, ge=0, lt=1)
+
+    def mu_at(self, num_sigmas: int, s0: int | None) -> float:
+        return self.mu
+
+
+@mu_schedules.register("adaptive")
+class AdaptiveMu(ComponentConfig):
+    """mu(k) = exp(s0 ln(mu0) / D) with D = N(k) in the paper and D = N(k) - 1 in the reference code.
+
+    s0 is that of the adaptive schedule of N.
+    """
+
+    mu0: float = Field(0.9, gt=0, lt=1)
+    divisor: Literal["paper", "reference"] = "paper"
+
+    def mu_at(self, num_sigmas: int, s0: int | None) -> float:
+        if s0 is None:
+            raise ValueError("an adaptive mu needs an adaptive num_sigmas, whose s0 it uses")
+        intervals = num_sigmas if self.divisor == "paper" else num_sigmas - 1
+        return math.exp(s0 * math.log(self.mu0) / intervals)
+
+
+NumSigmasField = component(num_sigmas_schedules, number=("fixed", "num_sigmas"))
+MuField = component(mu_schedules, number=("fixed", "mu"))

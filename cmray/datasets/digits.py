@@ -1,0 +1,29 @@
+"""scikit-learn's digits: 1,797 real 8x8 grayscale images that need no download. The embedded default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cmray.datasets.base import DatasetConfig, ImageDataset, datasets
+
+
+@datasets.register("digits")
+class Digits(DatasetConfig):
+    """Optical recognition of handwritten digits (UCI, test part), as shipped by scikit-learn."""
+
+    def load(self) -> ImageDataset:
+        from sklearn.datasets import load_digits
+
+        raw: Any = load_digits()
+        # levels 0..16 -> 0..255
+        images = np.rint(raw.images * (255 / 16)).astype(np.uint8)[:, None]
+        return ImageDataset(
+            name="digits",
+            split="all",
+            source="scikit-learn load_digits (UCI optical digits)",
+            images=images,
+            labels=raw.target.astype(np.int64),
+            classes=tuple(str(i) for i in range(10)),
+        )

@@ -1,0 +1,100 @@
+"""Checkpoints on disk: written whole, verified when read, a damaged one skipped by name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cmray.config.checkpoint_facts import META, CheckpointFacts, read_checkpoint_facts
+from cmray.core.errors import CheckpointError
+from cmray.core.files import sha256_of
+
+#: part name -> its tensors; each part is one safetensors file
+Parts = Mapping[str, Mapping[str, Tensor]]
+
+
+def save_checkpoint(folder: Path, parts: Parts, facts: CheckpointFacts, keep: int) -> Path:
+    """Writes <folder>/step-XXXXXXXX and removes all but the newest `keep`.
+
+    Everything is written beside its place and renamed at the end, so a checkpoint is there whole or not at all.
+    `facts.files` is filled in here.
+    """
+    final = folder / f"step-{facts.step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".step-*"):  # left by a process that was killed here; a trial has one writer
+        shutil.rmtree(stale, ignore_errors=True)
+    tmp = folder / f".{final.name}.{uuid.uuid4().hex}"
+    tmp.mkdir()
+    try:
+        files = {}
+        for name, tensors in parts.items():
+            save_file(dict(tensors), tmp / name)
+            with (tmp / name).open("rb") as file:
+                os.fsync(file.fileno())
+            files[name] = sha256_of(tmp / name)
+        facts = facts.model_copy(update={"files": files})
+        with (tmp / META).open("w") as file:
+            file.write(facts.model_dump_json(indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        if final.exists():  # a damaged one that was skipped, or the same step once more
+            shutil.rmtree(final)
+        os.replace(tmp, final)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+    for _, old in checkpoints(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def checkpoints(folder: Path, warn: Callable[[str], None] = lambda _: None) -> list[tuple[CheckpointFacts, Path]]:
+    """All checkpoints with a readable manifest, the newest step first. Others are named through `warn`."""
+    found = []
+    for path in sorted(folder.glob("step-*")) if folder.is_dir() else []:
+        try:
+            found.append((read_checkpoint_facts(path), path))
+        except CheckpointError as error:
+            warn(f"skipped a damaged checkpoint: {error}")
+    return sorted(found, key=lambda item: item[0].step, reverse=True)
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> tuple[CheckpointFacts, Path] | None:
+    """The newest checkpoint whose files are all what its manifest says; damaged ones are named through `warn`."""
+    for facts, path in checkpoints(folder, warn):
+        try:
+            verify(facts, path)
+        except CheckpointError as error:
+            warn(f"skipped a damaged checkpoint: {error}")
+            continue
+        return facts, path
+    return None
+
+
+def verify(facts: CheckpointFacts, path: Path) -> None:
+    """Raises CheckpointError when a part is missing or its content changed."""
+    for name, digest in facts.files.items():
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path} lacks {name}, which its manifest lists")
+        if sha256_of(path / name) != digest:
+            raise CheckpointError(f"{path / name} changed after it was written: its SHA-256 is not the manifest's")
+
+
+def load_part(path: Path, name: str, digest: str) -> dict[str, Tensor]:
+    """The tensors of one verified part, on the CPU. Raises CheckpointError."""
+    try:
+        if sha256_of(path / name) != digest:
+            raise CheckpointError(
+                f"{path / name} changed after it was written: its SHA-256 is not the manifest's; remove {path} and "
+                f"train again to replace it"
+            )
+        return load_file(path / name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path / name} cannot be read: {error}") from None

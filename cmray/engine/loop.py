@@ -1,0 +1,214 @@
+"""The training loop. It reads a run, a dataset and a session, and leaves checkpoints, events and a result."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+
+from cmray.config.run import RunConfig
+from cmray.core.errors import CmrayError
+from cmray.core.files import write_atomic
+from cmray.core.rng import torch_generator
+from cmray.datasets import ImageDataset
+from cmray.engine.batches import ResidentBatches
+from cmray.engine.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
+from cmray.engine.curve import Curve
+from cmray.engine.result import RESULT, write_result
+from cmray.engine.session import Session, from_rank0, reduce_sum
+from cmray.engine.state import TrainState
+from cmray.engine.versions import git_revision, versions
+from cmray.tracking.events import EventLog
+from cmray.tracking.records import Event, Result
+
+
+class TrainingError(CmrayError):
+    """Training went wrong in a way the user's settings decide, such as a loss that is not finite."""
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    status: Literal["finished", "stopped"]
+    result: Result | None
+    step: int
+
+
+def train(
+    run: RunConfig,
+    data: ImageDataset,
+    folder: Path,
+    teacher: Path | None,
+    session: Session,
+    warn: Callable[[str], None] = lambda _: None,
+) -> TrainOutcome:
+    """Trains one run from its newest whole checkpoint, or from the start.
+
+    Args:
+        folder: the trial's folder; checkpoints/, events.jsonl and result.json are kept in it.
+        teacher: checkpoint folder of the teacher, when the objective needs one.
+        warn: told of every checkpoint that was skipped as damaged.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        CheckpointError: the teacher cannot be read.
+        ValueError: the session has another number of processes than the run asks for.
+    """
+    if session.world_size != run.resources.workers:
+        raise ValueError(
+            f"{session.world_size} processes train a run whose resources.workers is {run.resources.workers}"
+        )
+    saved = folder / "checkpoints"
+    found = None
+    if session.rank == 0:
+        write_config(folder, run)
+        found = newest_checkpoint(saved, warn)
+    found = from_rank0(found, session)
+    state = TrainState(run, data.shape, len(data.classes), teacher, session)
+    if found is not None:
+        state.load(*found)  # type: ignore[misc]
+    batches = ResidentBatches(data, run.train.batch_size, run.seed, session.device)
+    log = EventLog(folder / "events.jsonl")
+    if session.rank == 0:
+        log.truncate_after(state.step)
+    curve = Curve(run.curve, data) if run.curve is not None and session.rank == 0 else None
+    loop = _Loop(run, state, batches, session, log)
+    while state.step < run.train.steps:
+        loop.one_step()
+        at = state.step
+        last = at == run.train.steps
+        if run.curve is not None and (last or at % run.curve.every == 0):
+            loop.check_finite(float(reduce_sum(loop.loss_sum.clone(), session)))  # on all ranks: they fail together
+            if curve is not None:
+                metrics = curve.measure(state)
+                log.append(Event(kind="curve", step=at, nimg=state.nimg, time=time.time(), metrics=metrics))
+                session.report(at, metrics)
+        stop = loop.agreed_stop()
+        if last or stop or at % run.train.checkpoint_interval == 0:
+            loop.settle_clock()
+            if session.rank == 0:
+                save_checkpoint(saved, state.parts(), state.facts(), run.train.keep_checkpoints)
+        if stop and not last:
+            return TrainOutcome("stopped", None, at)
+    result = None
+    if session.rank == 0:
+        result = _finish(folder, state, session)
+    return TrainOutcome("finished", result, state.step)
+
+
+class _Loop:
+    """One step, its clock and its log."""
+
+    def __init__(self, run: RunConfig, state: TrainState, batches: ResidentBatches, session: Session, log: EventLog):
+        self.run, self.state, self.batches, self.session, self.log = run, state, batches, session, log
+        self._parts = session.world_size * run.train.accumulate
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=session.device)  # of mean losses since the last log
+        self._since = 0
+        self._began = time.monotonic()
+        self._logged_at = self._began
+
+    def one_step(self) -> None:
+        run, state, session = self.run, self.state, self.session
+        state.student.params.grad.zero_()  # type: ignore[union-attr]
+        for micro in range(run.train.accumulate):
+            # part r a + m of the batch: w workers with a parts each draw the same noise as one worker with w a parts
+            part = session.rank * run.train.accumulate + micro
+            x0, label = self.batches.batch(state.step, part, self._parts)
+            generator = torch_generator(session.device, "train", run.seed, state.step, part)
+            state.exchange_on(micro == run.train.accumulate - 1)
+            loss = state.objective.loss(state.roles, x0, state.labels(label), state.step, generator)
+            mean = loss.loss.mean() / self._parts
+            mean.backward()
+            self.loss_sum += mean.detach()
+        grad_norm = state.update()
+        self._since += 1
+        if state.step % run.train.log_interval == 0 or state.step == run.train.steps:
+            self._log(grad_norm)
+
+    def _log(self, grad_norm: torch.Tensor) -> None:
+        state, session = self.state, self.session
+        loss = float(reduce_sum(self.loss_sum, session)) / self._since
+        norm = float(grad_norm)
+        self.check_finite(loss, norm)
+        now = time.monotonic()
+        if session.rank == 0:
+            images = self._since * self.run.train.batch_size
+            metrics = {
+                "loss": loss,
+                "grad_norm": norm,
+                "lr": state.lr_at(state.step - 1),
+                "images_per_second": images / max(now - self._logged_at, 1e-9),
+                **state.objective.schedule(state.step - 1),
+            }
+            event = Event(kind="train", step=state.step, nimg=state.nimg, time=time.time(), metrics=metrics)
+            self.log.append(event)
+        self.loss_sum.zero_()
+        self._since, self._logged_at = 0, now
+
+    def check_finite(self, loss: float, norm: float = 0.0) -> None:
+        """Raises TrainingError when training has left the finite numbers."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingError(
+                f"the loss is {loss} and the gradient norm {norm} at step {self.state.step}; a lower "
+                f"train.optimizer.lr or train.grad_clip may help"
+            )
+
+    def agreed_stop(self) -> bool:
+        """Whether any rank was asked to stop. Ranks ask each other at log points only, so that none waits in vain."""
+        if self.session.world_size == 1:
+            return self.session.should_stop()
+        if self._since:
+            return False
+        flag = torch.tensor(float(self.session.should_stop()), device=self.session.device)
+        return bool(reduce_sum(flag, self.session) > 0)
+
+    def settle_clock(self) -> None:
+        """Adds the time since the last call to the run's training seconds."""
+        now = time.monotonic()
+        self.state.seconds += now - self._began
+        self._began = now
+
+
+def _finish(folder: Path, state: TrainState, session: Session) -> Result:
+    newest = newest_checkpoint(folder / "checkpoints", lambda _: None)
+    assert newest is not None
+    facts, path = newest
+    result = Result(
+        steps=state.step,
+        nimg=state.nimg,
+        seconds=state.seconds,
+        checkpoint=path.name,
+        weights_sha256=facts.weights_sha256,
+        versions=versions(),
+        git=git_revision(),
+        world_size=session.world_size,
+    )
+    # a finished run is never resumed, so one checkpoint is enough
+    for _, old in checkpoints(folder / "checkpoints")[1:]:
+        shutil.rmtree(old, ignore_errors=True)
+    (folder / "error.txt").unlink(missing_ok=True)
+    write_result(folder, result)
+    return result
+
+
+def write_config(folder: Path, run: RunConfig) -> None:
+    """The resolved run, where people and reports look for it."""
+    write_atomic(folder / "config.yaml", yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+
+
+def clear_trial(folder: Path) -> None:
+    """Removes all that an earlier training left, so that the next one starts anew, and counts the attempts."""
+    if not folder.is_dir():
+        return
+    attempt = folder / "attempt"
+    write_atomic(attempt, str(1 + int(attempt.read_text() if attempt.is_file() else 1)))
+    for name in ("checkpoints", "evaluations", "searches"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("events.jsonl", RESULT, "error.txt"):
+        (folder / name).unlink(missing_ok=True)

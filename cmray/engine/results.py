@@ -1,0 +1,300 @@
+"""The results stage: which measurements are missing, made on the pool, kept as records."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cmray.config.checkpoint_facts import ema_file, read_checkpoint_facts
+from cmray.config.data_facts import DataFacts
+from cmray.config.experiment import SearchConfig
+from cmray.config.identity import content_hash
+from cmray.config.run import RunConfig
+from cmray.core.errors import ConfigError
+from cmray.core.files import write_atomic
+from cmray.core.grids import karras_sigmas
+from cmray.core.rng import SEED_BASE
+from cmray.datasets.shards import read_shards
+from cmray.engine.evaluator import Pool, chunks, merge_chunks
+from cmray.engine.model import make_sampler
+from cmray.metrics.extractors import Extractor, extractors
+from cmray.metrics.frechet import frechet_distance
+from cmray.metrics.reference import reference_statistics
+from cmray.metrics.statistics import FeatureStatistics
+from cmray.samplers import Sampler
+from cmray.search import GreedySearch
+from cmray.tracking.records import Evaluation, Provenance, Search, SearchPoint
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The side that samples are measured against: the statistics of a dataset in an extractor's features."""
+
+    extractor: str
+    extractor_sha256: str
+    statistics: FeatureStatistics
+    sha256: str
+    dataset: str
+    split: str
+
+
+def reference_for(data: DataFacts, extractor_name: str, storage: Path) -> Reference:
+    """The reference statistics of a prepared dataset, from <storage>/reference/, computed where they are missing."""
+    extractor: Extractor = extractors.parse(extractor_name).build(torch.device("cpu"))
+    key = content_hash([data.digest, extractor_name, extractor.sha256])[:16]
+    path = storage / "reference" / f"{data.name}-{extractor_name}-{key}.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as arrays:
+            statistics = FeatureStatistics.from_arrays(arrays)
+    else:
+        statistics = reference_statistics(extractor, read_shards(data.folder).images)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = path.with_suffix(f".{time.time_ns()}.tmp")
+        with tmp.open("wb") as file:
+            np.savez(file, **statistics.to_arrays())  # type: ignore[arg-type]
+        tmp.replace(path)
+    return Reference(extractor_name, extractor.sha256, statistics, statistics.sha256(), data.name, data.split)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model that is to be measured."""
+
+    folder: Path  # of the trial; records go to its evaluations/ and searches/
+    checkpoint: Path
+    run: RunConfig
+    weights: str
+    weights_sha256: str
+
+    @property
+    def is_denoiser(self) -> bool:
+        """A teacher rather than a consistency model."""
+        return self.run.objective.is_denoiser
+
+
+def subject(trial_folder: Path, checkpoint: Path) -> Subject:
+    """The model of a checkpoint, without loading it. Raises CheckpointError."""
+    facts = read_checkpoint_facts(checkpoint)
+    rate = facts.run.train.ema[0]
+    assert facts.weights_file == ema_file(rate)
+    return Subject(trial_folder, checkpoint, facts.run, f"ema {rate}", facts.weights_sha256)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number that is wanted: a subject, a sampler, how many seeds from where."""
+
+    subject: Subject
+    sampler: Sampler
+    num_samples: int
+    seed_first: int
+    block: int
+    searched: bool = False
+
+    def provenance(self, reference: Reference) -> Provenance:
+        return Provenance(
+            metric=f"fd/{reference.extractor}",
+            extractor=reference.extractor,
+            extractor_sha256=reference.extractor_sha256,
+            reference_sha256=reference.sha256,
+            dataset=reference.dataset,
+            split=reference.split,
+            reference_n=reference.statistics.n,
+            n=self.num_samples,
+            seed_first=self.seed_first,
+            seed_block=self.block,
+            sampler=self.sampler.name,
+            nfe=self.sampler.nfe,
+            times=self.sampler.times,
+            weights=self.subject.weights,
+            weights_sha256=self.subject.weights_sha256,
+            searched=self.searched,
+        )
+
+    def key(self, reference: Reference) -> str:
+        return content_hash(self.provenance(reference).model_dump())[:16]
+
+    def record_path(self, reference: Reference) -> Path:
+        return self.subject.folder / "evaluations" / f"{self.key(reference)}.json"
+
+
+def planned(
+    who: Subject, nfe: Sequence[int], times: dict[int, tuple[float, ...]], num_samples: int, block: int
+) -> list[Measurement]:
+    """The measurements of one model at several budgets, on the seeds that are reported."""
+    samplers = [make_sampler(who.run, n, None if who.is_denoiser else times.get(n)) for n in nfe]
+    return [Measurement(who, sampler, num_samples, SEED_BASE["report"], block) for sampler in samplers]
+
+
+def is_recorded(measurement: Measurement, reference: Reference) -> bool:
+    return measurement.record_path(reference).is_file()
+
+
+def recorded_value(measurement: Measurement, reference: Reference) -> float:
+    """The value on disk; infinite where there is none."""
+    path = measurement.record_path(reference)
+    return Evaluation.model_validate_json(path.read_text()).value if path.is_file() else math.inf
+
+
+def measure_all(
+    measurements: Sequence[Measurement],
+    reference: Reference,
+    pool: Pool,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    keep: Callable[[int, float], None] = lambda *_: None,
+) -> list[float]:
+    """Fréchet distances in the order given, all chunks of all measurements on the pool together.
+
+    Args:
+        progress: called with (finished chunks, all chunks).
+        keep: called with (index of a measurement, its value) as soon as its own chunks are there.
+    """
+    tasks, owners = [], []
+    for i, m in enumerate(measurements):
+        sampler = m.sampler.model_dump(mode="json")
+        for task in chunks(m.subject.checkpoint, sampler, reference.extractor, m.seed_first, m.num_samples, m.block):
+            tasks.append(("measure", (task,)))
+            owners.append(i)
+    parts: dict[int, dict[int, Any]] = {i: {} for i in range(len(measurements))}
+    values = [math.nan] * len(measurements)
+    finished = 0
+
+    def got(call: int, result: Any) -> None:
+        nonlocal finished
+        finished += 1
+        progress(finished, len(tasks))
+        owner = owners[call]
+        parts[owner][call] = result
+        if len(parts[owner]) == owners.count(owner):
+            merged = merge_chunks([part for _, part in sorted(parts.pop(owner).items())])
+            values[owner] = frechet_distance(merged, reference.statistics)
+            keep(owner, values[owner])
+
+    pool.run(tasks, got)
+    return values
+
+
+def evaluate(
+    measurements: Sequence[Measurement],
+    reference: Reference,
+    pool: Pool,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> int:
+    """Makes the measurements that are not on disk yet, each recorded as soon as it is there; returns how many."""
+    missing = [m for m in measurements if not is_recorded(m, reference)]
+    began = time.monotonic()
+
+    def keep(i: int, value: float) -> None:
+        m = missing[i]
+        record = Evaluation(
+            key=m.key(reference),
+            value=value,
+            provenance=m.provenance(reference),
+            seconds=time.monotonic() - began,
+            time=time.time(),
+        )
+        write_atomic(m.record_path(reference), record.model_dump_json(indent=1))
+
+    if missing:
+        measure_all(missing, reference, pool, progress, keep)
+    return len(missing)
+
+
+def search_grid(run: RunConfig, config: SearchConfig, nfe: int) -> np.ndarray:
+    """The ascending grid that is searched: the one the model was last trained on, unless the config gives another N.
+
+    Raises:
+        ConfigError: the grid has too few points for the budget.
+    """
+    steps = run.train.steps
+    count = config.num_sigmas or run.objective.num_sigmas.num_sigmas_at(steps - 1, steps)
+    if count < nfe + 1:
+        raise ConfigError(f"search.nfe {nfe} needs a grid of at least {nfe + 1} points, but N is {count}")
+    return karras_sigmas(count, run.noise.sigma_min, run.noise.sigma_max, run.noise.rho)
+
+
+def search_key(who: Subject, config: SearchConfig, nfe: int, reference: Reference, block: int) -> str:
+    what: dict[str, Any] = {
+        "weights": who.weights_sha256,
+        "nfe": nfe,
+        "num_sigmas": len(search_grid(who.run, config, nfe)),
+        "num_samples": config.num_samples,
+        "extractor": reference.extractor_sha256,
+        "reference": reference.sha256,
+        "block": block,
+    }
+    return content_hash(what)[:16]
+
+
+def search_path(who: Subject, key: str) -> Path:
+    return who.folder / "searches" / f"{key}.json"
+
+
+def search_times(
+    who: Subject,
+    config: SearchConfig,
+    nfe: int,
+    reference: Reference,
+    pool: Pool,
+    block: int,
+    progress: Callable[[int, float, float], None] = lambda *_: None,
+) -> Search:
+    """The paper's greedy search of `nfe` sampling times; a search that is on disk is returned as it is.
+
+    All candidates see the same seeds, which no reported number uses.
+
+    Args:
+        progress: called with (evaluations so far, noise level, value).
+    """
+    key = search_key(who, config, nfe, reference, block)
+    path = search_path(who, key)
+    if path.is_file():
+        return Search.model_validate_json(path.read_text())
+    grid = search_grid(who.run, config, nfe)
+    unfinished = path.with_suffix(".state")  # what an interrupted search has measured already
+    search = GreedySearch(len(grid), nfe)
+    if unfinished.is_file():
+        search = GreedySearch.from_state(json.loads(unfinished.read_text()))
+    began = time.monotonic()
+
+    def candidate(schedule: Sequence[int]) -> Measurement:
+        times = [float(grid[i]) for i in schedule]
+        return Measurement(
+            who, make_sampler(who.run, len(times), times), config.num_samples, SEED_BASE["search"], block, searched=True
+        )
+
+    while schedules := search.ask():
+        values = measure_all([candidate(s) for s in schedules], reference, pool)
+        for schedule, value in zip(schedules, values, strict=True):
+            search.tell(schedule, value)
+            progress(len(search.points), float(grid[schedule[-1]]), value)
+        write_atomic(unfinished, json.dumps(search.state()))
+    best, value = search.best
+    found = Search(
+        key=key,
+        nfe=nfe,
+        times=[float(grid[i]) for i in best],
+        value=value,
+        points=[SearchPoint(index=s[-1], sigma=float(grid[s[-1]]), value=v) for s, v in search.points],
+        rounds=search.rounds,
+        provenance=candidate(best).provenance(reference),
+        seconds=time.monotonic() - began,
+        time=time.time(),
+    )
+    write_atomic(path, found.model_dump_json(indent=1))
+    unfinished.unlink(missing_ok=True)
+    return found
+
+
+def searched_measurement(who: Subject, found: Search, num_samples: int, block: int) -> Measurement:
+    """The searched times, on the seeds that are reported."""
+    sampler = make_sampler(who.run, found.nfe, found.times)
+    return Measurement(who, sampler, num_samples, SEED_BASE["report"], block, searched=True)

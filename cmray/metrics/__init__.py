@@ -1,0 +1,1 @@
+"""F2: feature extractors, mergeable statistics, the Fréchet distance and distances in feature space."""

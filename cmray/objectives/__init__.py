@@ -1,0 +1,13 @@
+"""F2: what is minimised, each objective in its own file beside its config."""
+
+from cmray.objectives.base import (
+    Loss,
+    Objective,
+    ObjectiveConfig,
+    ObjectiveContext,
+    ObjectiveField,
+    Roles,
+    objectives,
+)
+
+__all__ = ["Loss", "Objective", "ObjectiveConfig", "ObjectiveContext", "ObjectiveField", "Roles", "objectives"]

@@ -1,0 +1,131 @@
+"""Read an experiment's records from its storage folder, as far as they have been written."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from cmray.core.errors import CmrayError, StorageError, nearest
+from cmray.tracking.records import Evaluation, Event, ExperimentRecord, Record, Result, Search, Status, TrialRecord
+
+_log = logging.getLogger(__name__)
+R = TypeVar("R", bound=Record)
+
+
+class UnknownExperimentError(CmrayError):
+    """An experiment that the storage folder does not hold."""
+
+
+def load_experiment(storage: Path, name: str) -> ExperimentRecord:
+    """The records of <storage>/<name>, with every trial's status as of now.
+
+    A trial is finished once result.json exists, failed when it left error.txt and no result, running when it has
+    logged anything, else waiting. Safe to call while trials write: a torn last line of events.jsonl is skipped.
+
+    Raises:
+        UnknownExperimentError: no such experiment; the message names those there are.
+        StorageError: a record that is not what cmray.tracking.records describes; the message names the file.
+    """
+    storage = Path(storage)
+    plan_file = storage / name / "experiment.json"
+    if not plan_file.is_file():
+        existing = sorted(path.parent.name for path in storage.glob("*/experiment.json"))
+        raise UnknownExperimentError(f"no experiment '{name}' in {storage}; {nearest(name, existing)}")
+    plan = _json(plan_file)
+    try:
+        trials = [_load_trial(storage, entry) for entry in plan["trials"]]
+        trials.sort(key=lambda trial: trial.role != "teacher")
+        fields = {key: plan[key] for key in ("name", "description", "x_axis", "metric", "num_samples") if key in plan}
+        return ExperimentRecord(**fields, folder=storage / name, trials=trials)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise StorageError(f"{plan_file} is no experiment plan: {_first(error)}") from error
+
+
+def _load_trial(storage: Path, entry: dict[str, Any]) -> TrialRecord:
+    folder = storage / entry["experiment"] / entry["name"]
+    events = _events(folder / "events.jsonl")
+    result = _record(folder / "result.json", Result) if (folder / "result.json").is_file() else None
+    error_file = folder / "error.txt"
+    error = error_file.read_text(errors="replace") if error_file.is_file() and result is None else None
+    status: Status
+    if result is not None:
+        status = "finished"
+    elif error is not None:
+        status = "failed"
+    else:
+        status = "running" if events else "waiting"
+    return TrialRecord(
+        **entry,
+        folder=folder,
+        config=_config(folder / "config.yaml"),
+        status=status,
+        error=error,
+        result=result,
+        events=events,
+        evaluations=[_record(path, Evaluation) for path in sorted(folder.glob("evaluations/*.json"))],
+        attempt=_attempt(folder / "attempt"),
+        searches=[_record(path, Search) for path in sorted(folder.glob("searches/*.json"))],
+    )
+
+
+def _attempt(path: Path) -> int:
+    return int(path.read_text()) if path.is_file() else 1
+
+
+def _events(path: Path) -> list[Event]:
+    """Events by step. A resumed trial repeats the steps since its last checkpoint: the later line stands."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    events: dict[tuple[str, int], Event] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            event = Event.model_validate_json(line)
+        except ValidationError:
+            # Without its newline a line is still being written, or was cut off; elsewhere somebody should know.
+            if number < len(lines):
+                _log.warning("%s line %d is no event and is left out", path, number)
+            continue
+        events[event.kind, event.step] = event
+    return sorted(events.values(), key=lambda event: event.step)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise StorageError(f"{path} is not YAML: {_first(error)}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise StorageError(f"{path} is not JSON: {error}") from error
+
+
+def _record(path: Path, kind: type[R]) -> R:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise StorageError(f"{path} is no {kind.__name__}: {_first(error)}") from error
+
+
+def _first(error: Exception) -> str:
+    """One line for an error of many."""
+    if isinstance(error, ValidationError):
+        detail = error.errors()[0]
+        return f"{'.'.join(str(part) for part in detail['loc']) or 'the file'}: {detail['msg']}"
+    if isinstance(error, KeyError):
+        return f"the field {error} is missing"
+    return str(error).splitlines()[0]

@@ -1,0 +1,298 @@
+"""The experiment as a table: pandas for machines, Markdown, CSV and LaTeX for papers, rich for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from cmray.report.columns import (
+    extractors_of,
+    is_flagged,
+    one_step_column,
+    times_label,
+    value_columns,
+)
+from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FLAG = "†"
+
+
+def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
+    """One row per trial: teachers first, then trials from the best one step to the worst, then those without one.
+
+    Columns: label, role, panels, objective, steps, minutes; one float column per metric, NFE and kind of times
+    (`fd/digits · 2 NFE (80, 0.8)`, `... searched`), each searched one followed by `...: times`; status; †.
+    Values whose provenance differs in more than the model and its sampler get columns of their own, whose headers
+    name what differs. Missing values are NaN; so are those that were evaluated and are not a number (see footnotes).
+
+    `attrs` of the frame: "values", the headers of value columns; "higher", those where more is better;
+    "metric", the experiment's metric.
+    """
+    columns = value_columns(experiment)
+    ranking = one_step_column(experiment, columns)
+    extractors = extractors_of(experiment)
+
+    def order(row: int) -> tuple[object, ...]:
+        trial = experiment.trials[row]
+        value = ranking.value(row) if ranking else math.nan
+        if ranking and not ranking.lower_is_better:
+            value = -value
+        return (trial.role != "teacher", math.isnan(value), 0.0 if math.isnan(value) else value, trial.label)
+
+    rows = []
+    for row in sorted(range(len(experiment.trials)), key=order):
+        trial = experiment.trials[row]
+        flag = FLAG if is_flagged(trial, extractors) else ""
+        if flag and len(extractors) > 1:
+            flag = f"{FLAG} {trial.trained_in_features_of}"
+        cells: dict[str, Any] = {
+            "label": trial.label,
+            "role": trial.role,
+            "panels": ", ".join(trial.panels),
+            "objective": trial.objective,
+            "steps": _steps(trial),
+            "minutes": trial.result.seconds / 60 if trial.result else math.nan,
+        }
+        for column in columns:
+            cells[column.header] = column.value(row)
+            if column.searched:
+                cell = column.cells.get(row)
+                cells[column.times_header] = times_label(cell.provenance.times) if cell else ""
+        rows.append({**cells, "status": trial.status, FLAG: flag})
+
+    names = ["label", "role", "panels", "objective", "steps", "minutes"]
+    for column in columns:
+        names += [column.header, column.times_header] if column.searched else [column.header]
+    frame = pd.DataFrame(rows, columns=pd.Index([*names, "status", FLAG]))
+    frame["steps"] = frame["steps"].astype("Int64")
+    frame.attrs["values"] = [column.header for column in columns]
+    frame.attrs["higher"] = [column.header for column in columns if not column.lower_is_better]
+    frame.attrs["metric"] = experiment.metric
+    return frame
+
+
+def footnotes(experiment: ExperimentRecord) -> list[str]:
+    """What a reader must know beside the numbers: protocol, flags, searched times, what is missing. Sentences."""
+    columns = value_columns(experiment)
+    notes = []
+    for extractor in dict.fromkeys(c.cells[r].provenance.extractor for c in columns for r in c.cells):
+        metric = f"fd/{extractor}"
+        if any(c.metric == metric for c in columns):
+            whose = "a digits classifier" if extractor.startswith("digits") else f"the network '{extractor}'"
+            notes.append(f"{metric}: Fréchet distance in features of {whose}, lower is better. It is not FID.")
+    protocols = {c.protocol: next(iter(c.cells.values())) for c in columns}
+    notes += [_protocol_note(cell) for cell in protocols.values()]
+    if any(c.searched for c in columns):
+        notes.append(f"searched: each row's own times, {_search_seeds(experiment)}.")
+    flagged = [t.trained_in_features_of for t in experiment.trials if is_flagged(t, extractors_of(experiment))]
+    for extractor in dict.fromkeys(flagged):
+        notes.append(
+            f"{FLAG} trained with a distance in the features that fd/{extractor} measures in, "
+            "which favours the row: compare with care."
+        )
+    for column in columns:
+        lost = [experiment.trials[r].label for r, cell in column.cells.items() if not math.isfinite(cell.value)]
+        if lost:
+            notes.append(f"{column.header} is not a finite number for {', '.join(lost)}.")
+    for status in ("failed", "running", "waiting"):
+        labels = [trial.label for trial in experiment.trials if trial.status == status]
+        if labels:
+            notes.append(f"{status}: {', '.join(labels[:5])}{f' and {len(labels) - 5} more' if labels[5:] else ''}.")
+    return notes
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """Full precision, one header line, missing values empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+    """A GitHub table, the best value of each column bold, `notes` as a list below."""
+    header, body, numeric = _text_cells(frame, bold="**{}**")
+    lines = [header, ["---:" if number else ":---" for number in numeric], *body]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return text + "\n" + "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")
+
+
+def to_latex(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+    """A booktabs tabular (needs \\usepackage{booktabs}), the best value of each column bold, `notes` below it."""
+    header, body, numeric = _text_cells(frame, bold="\0{}\1")
+    lines = [
+        f"\\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numeric)}}}",
+        "\\toprule",
+        " & ".join(_latex(cell) for cell in header) + r" \\",
+        "\\midrule",
+        *(" & ".join(_latex(cell) for cell in row) + r" \\" for row in body),
+        "\\bottomrule",
+        "\\end{tabular}",
+        *(f"\\par\\footnotesize {_latex(note)}" for note in notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def rich_table(frame: pd.DataFrame, *, title: str | None = None, notes: Sequence[str] = (), width: int = 100) -> Table:
+    """The frame for a terminal `width` columns wide (80 at least), best values bold, `notes` as its caption.
+
+    Where it does not fit it leaves out panels, objective, minutes, steps, status, then value columns from the
+    right, and says which; † joins its row's label and teachers are set apart by a line.
+    """
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = _fitting(frame, width)
+    left_out = [name for name in frame.attrs["values"] if name not in shown]
+    if left_out:
+        notes = [*notes, f"{len(left_out)} more value columns do not fit here: {'; '.join(left_out)}."]
+    header, body, numeric = _text_cells(frame, bold="\0{}\1", names=shown)
+    heading = escape(title) if title else None
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=heading, title_style="bold")
+    table.caption = Text("\n".join(notes)) if notes else None
+    table.caption_justify = "left"
+    for name, number in zip(header, numeric, strict=True):
+        text = _terminal_header(name, frame.attrs["metric"])
+        table.add_column(escape(text), justify="right" if number else "left", vertical="top", no_wrap=number,
+                         overflow="fold", min_width=12 if name == "label" else None)  # fmt: skip
+    teachers = list(frame["role"]).count("teacher")
+    for row, cells in enumerate(body):
+        flag = str(frame[FLAG].iloc[row])
+        texts = [Text(c.strip("\0\1"), style="bold" if c.startswith("\0") else "") for c in cells]
+        if flag:
+            texts[0].append(f" {flag}", style="yellow")
+        table.add_row(*texts, end_section=row + 1 == teachers and row + 1 < len(body))
+    return table
+
+
+def format_value(value: float) -> str:
+    """`2.53`, `0.00123`, `–` for a missing value."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.2f}" if value == 0 or abs(value) >= 1 else f"{value:.3g}"
+
+
+def _steps(trial: TrialRecord) -> int | None:
+    if trial.result:
+        return trial.result.steps
+    return trial.events[-1].step if trial.events else None
+
+
+def _protocol_note(cell: Evaluation) -> str:
+    p = cell.provenance
+    last = p.seed_first + p.n - 1
+    return (
+        f"{p.metric}: n = {p.n:,} samples, seeds {p.seed_first} to {last} in blocks of {p.seed_block}; "
+        f"reference {p.reference_n:,} images of {p.dataset}/{p.split} ({p.reference_sha256[:8]}), "
+        f"extractor {p.extractor} ({p.extractor_sha256[:8]})."
+    )
+
+
+def _search_seeds(experiment: ExperimentRecord) -> str:
+    """Whether the times were chosen on other samples than the reported ones, as far as the records tell."""
+    overlap = found = False
+    for trial in experiment.trials:
+        for search in trial.searches:
+            for p in (cell.provenance for cell in trial.evaluations if cell.provenance.searched):
+                q = search.provenance
+                found = True
+                overlap |= p.seed_first < q.seed_first + q.n and q.seed_first < p.seed_first + p.n
+    if not found:
+        return "found by a search whose records are missing"
+    if overlap:
+        return "chosen on seeds that overlap those of the reported values, which favours them"
+    return "chosen on seeds that the reported values do not use"
+
+
+def _best_rows(frame: pd.DataFrame, name: str) -> set[int]:
+    """Positions of the best finite value; none where there is nothing to compare."""
+    values = [float(v) for v in frame[name]]
+    finite = [v for v in values if math.isfinite(v)]
+    if len(finite) < 2:
+        return set()
+    best = max(finite) if name in frame.attrs["higher"] else min(finite)
+    return {row for row, value in enumerate(values) if value == best}
+
+
+def _text_cells(
+    frame: pd.DataFrame, bold: str, names: Sequence[str] | None = None
+) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Header, body and which columns are numbers; best values are put through `bold`."""
+    names = list(frame.columns) if names is None else list(names)
+    values = set(frame.attrs["values"])
+    columns = []
+    for name in names:
+        if name in values:
+            best = _best_rows(frame, name)
+            texts = [format_value(float(v)) for v in frame[name]]
+            columns.append([bold.format(t) if row in best else t for row, t in enumerate(texts)])
+        elif name == "steps":
+            columns.append(["–" if pd.isna(v) else f"{int(v):,}" for v in frame[name]])
+        elif name == "minutes":
+            columns.append(["–" if pd.isna(v) else f"{float(v):.1f}" for v in frame[name]])
+        else:
+            columns.append([str(v) for v in frame[name]])
+    body = [[column[row] for column in columns] for row in range(len(frame))]
+    return names, body, [name in values or name in ("steps", "minutes") for name in names]
+
+
+def _terminal_header(name: str, metric: str) -> str:
+    """Stacked, and without the metric's name where it is the experiment's own: the title says it."""
+    if name.endswith(": times"):
+        return "times"
+    parts = [part for part in name.split(" · ") if part != metric]
+    return (
+        "\n".join(parts)
+        .replace(" NFE ", " NFE\n")
+        .replace(" from ", "\nfrom ")
+        .replace(", n=", "\nn=")
+        .replace(", seeds", "\nseeds")
+    )
+
+
+def _fitting(frame: pd.DataFrame, width: int) -> list[str]:
+    """Columns of the terminal table, the least needed left out until it fits."""
+    shown = [name for name in frame.columns if name not in ("role", FLAG)]
+    droppable = ["panels", "objective", "minutes", "steps", "status"]  # footnotes name what has not finished
+    # searched values stay longest, and their times never outlive them
+    last_first = list(frame.attrs["values"])[::-1]
+    for header in sorted(last_first, key=lambda name: f"{name}: times" in frame.columns):
+        droppable += [header, f"{header}: times"]
+    needed = {}
+    header, body, _ = _text_cells(frame, bold="{}", names=shown)
+    for i, name in enumerate(header):
+        widest = max((len(row[i]) for row in body), default=0)
+        # A long label may wrap; numbers, times and the words of a header may not.
+        title = max(len(part) for part in _terminal_header(name, frame.attrs["metric"]).split("\n"))
+        needed[name] = max(min(widest + 2, 40) if name == "label" else widest, title) + 3
+    for name in droppable:
+        if sum(needed[n] for n in shown) <= width:
+            break
+        # One value column stays whatever the width: a table without any would say nothing.
+        if name in shown and name != next(iter(frame.attrs["values"]), None):
+            shown.remove(name)
+            if f"{name}: times" in shown:
+                shown.remove(f"{name}: times")
+    return shown
+
+
+_LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "†": r"$\dagger$",
+    "·": r"$\cdot$",
+    "–": "--",
+    "\0": r"\textbf{",
+    "\1": "}",
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in text)

@@ -1,0 +1,5 @@
+"""F3: searches for sampling times as ask()/tell(); they choose what to evaluate next and run nothing themselves."""
+
+from cmray.search.ternary import GreedySearch, TernarySearch
+
+__all__ = ["GreedySearch", "TernarySearch"]

@@ -1,0 +1,158 @@
+"""Runs kept by MLflow; the only file that imports mlflow, and only when the store is first used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import posixpath
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cmray.core.errors import CmrayError
+from cmray.tracking.mirror import Found, MirrorTracker, Point
+from cmray.tracking.names import check_uri, ui_command, without_password
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+KEY_TAG = "cmray.key"
+# The most that one log_batch takes: 1000 things of all kinds together, 100 params, 100 tags.
+_METRICS, _PARAMS = 800, 100
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # No retries below us: the queue repeats what failed, after a look at what did arrive. A repeated create_run
+    # whose first answer got lost would make a second run.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+}
+
+
+class MlflowTracker(MirrorTracker):
+    """A Tracker whose runs are kept by MLflow.
+
+    `uri` None is <storage>/mlflow.db with artifacts in <storage>/mlartifacts; any other URI is used as it is.
+    Raises CmrayError at construction for a URI that MLflow cannot use; nothing is started or written by then.
+    """
+
+    def __init__(self, uri: str | None, storage: Path, warn: Callable[[str], None]) -> None:
+        super().__init__(MlflowStore(uri, storage), warn)
+
+
+class MlflowStore:
+    """A RunStore over `MlflowClient`; there is no active run, so other uses of mlflow are left alone."""
+
+    def __init__(self, uri: str | None, storage: Path) -> None:
+        self._storage = storage.absolute() if uri is None else None
+        self.uri = uri if uri is not None else f"sqlite:///{storage.absolute()}/mlflow.db"
+        check_uri(self.uri)
+        self._starting = threading.Lock()
+        self._started: MlflowClient | None = None
+
+    def where(self) -> str:
+        return f"MLflow at {without_password(self.uri)}"
+
+    def ui_command(self) -> str:
+        return ui_command(self.uri)
+
+    def _client(self) -> MlflowClient:
+        # One thread may be warming up while another needs the client: two migrations of a new store would race.
+        with self._starting:
+            if self._started is None:
+                os.environ.update(_ENVIRONMENT)
+                from mlflow.tracking import MlflowClient
+
+                # The migrations of a new store talk at INFO.
+                logging.getLogger("mlflow").setLevel(logging.ERROR)
+                if self._storage is not None:
+                    self._storage.mkdir(parents=True, exist_ok=True)
+                self._started = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            return self._started
+
+    def probe(self) -> None:
+        self._client().search_experiments(max_results=1)
+
+    def open_experiment(self, name: str, tags: Mapping[str, str]) -> str:
+        client = self._client()
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            root = None if self._storage is None else (self._storage / "mlartifacts").as_uri()
+            return client.create_experiment(name, artifact_location=root, tags=dict(tags))
+        if found.lifecycle_stage == "deleted":  # its name stays taken until `mlflow gc`
+            client.restore_experiment(found.experiment_id)
+        for tag, value in tags.items():
+            if found.tags.get(tag) != value:
+                client.set_experiment_tag(found.experiment_id, tag, value)
+        return found.experiment_id
+
+    def open_run(self, experiment: str, key: str, name: str, tags: Mapping[str, str]) -> Found:
+        client = self._client()
+        # The oldest, should a person have copied one.
+        quote = '"' if "'" in key else "'"
+        same_key = f"tags.`{KEY_TAG}` = {quote}{key}{quote}"
+        order = ["attributes.start_time ASC"]
+        found = client.search_runs([experiment], same_key, max_results=1, order_by=order)
+        run = found[0] if found else client.create_run(experiment, tags={**tags, KEY_TAG: key}, run_name=name)
+        status = run.info.status
+        if status not in ("RUNNING", "FINISHED"):
+            client.update_run(run.info.run_id, "RUNNING")
+            status = "RUNNING"
+        data = run.data
+        return Found(run.info.run_id, status, dict(data.tags), set(data.params), set(data.metrics))
+
+    def send(self, run: str, params: Mapping[str, str], tags: Mapping[str, str], points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        all_metrics = [Metric(point.name, point.value, point.milliseconds, point.step) for point in points]
+        all_params = [Param(name, value) for name, value in params.items()]
+        all_tags = [RunTag(tag, value) for tag, value in tags.items()]
+        while all_metrics or all_params or all_tags:
+            metrics, all_metrics = all_metrics[:_METRICS], all_metrics[_METRICS:]
+            some_params, all_params = all_params[:_PARAMS], all_params[_PARAMS:]
+            # Tags go last: the synced step must not be there before its points are.
+            some_tags: list[RunTag] = []
+            if not all_metrics and not all_params:
+                some_tags, all_tags = all_tags[:_PARAMS], all_tags[_PARAMS:]
+            self._client().log_batch(run, metrics=metrics, params=some_params, tags=some_tags)
+
+    def history(self, run: str, metric: str) -> dict[int, float]:
+        return {point.step: point.value for point in self._client().get_metric_history(run, metric)}
+
+    def upload(self, run: str, data: bytes, file: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / posixpath.basename(file)
+            local.write_bytes(data)
+            self._client().log_artifact(run, str(local), posixpath.dirname(file) or None)
+
+    def add_dataset(self, run: str, name: str, digest: str, source: str, rows: int) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        # The store keeps one entry for each (name, digest); MLflow's longest digest is 36 characters.
+        dataset = Dataset(
+            name=name,
+            digest=digest[:36],
+            source_type="local" if "://" not in source else urlsplit(source).scheme,
+            source=json.dumps({"uri": source}),
+            profile=json.dumps({"num_rows": rows}),
+        )
+        tag = InputTag("mlflow.data.context", "training")
+        self._client().log_inputs(run, datasets=[DatasetInput(dataset, [tag])])
+
+    def end(self, run: str, status: str) -> None:
+        self._client().set_terminated(run, status)
+
+
+def trial_of_run(run_id: str, uri: str | None, storage: Path) -> str | None:
+    """EXPERIMENT/TRIAL of a run that cmray made, None for any other run. Raises CmrayError for a bad URI."""
+    try:
+        return MlflowStore(uri, storage)._client().get_run(run_id).data.tags.get("cmray.trial")
+    except Exception as error:
+        if isinstance(error, CmrayError):
+            raise
+        return None

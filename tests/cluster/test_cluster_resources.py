@@ -1,0 +1,130 @@
+"""How much runs at once: never more than fits, always at least one, and a refusal that can be acted on."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmray.cluster.connect import ClusterError, check_reachable, local_capacity, ray_address
+from cmray.cluster.resources import DATA_CPUS, Capacity, check_fits, check_pool, max_concurrent
+from cmray.config.run import ResourcesConfig
+from cmray.core.errors import ConfigError
+
+runs = st.builds(
+    ResourcesConfig,
+    workers=st.integers(1, 9),
+    cpus_per_worker=st.sampled_from([0.1, 0.3, 0.5, 1.0, 2.0, 3.0]),
+    gpus_per_worker=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+)
+capacities = st.builds(
+    Capacity, st.sampled_from([2.0, 3.0, 5.0, 9.0, 33.0]), st.sampled_from([0.0, 1.0, 4.0]), st.just("")
+)
+
+
+def fits(run: ResourcesConfig, capacity: Capacity) -> bool:
+    try:
+        check_fits(run, capacity, "it")
+    except ConfigError:
+        return False
+    return True
+
+
+@given(st.lists(runs, min_size=1, max_size=12), capacities, st.none() | st.integers(1, 20))
+def test_what_runs_at_once_fits_whichever_trials_they_are(trials, capacity, limit):
+    trials = [t for t in trials if fits(t, capacity)] or [ResourcesConfig()]
+    n = max_concurrent(trials, capacity, limit)
+    assert 1 <= n <= len(trials)
+    assert limit is None or n <= limit
+    worst = sorted(trials, key=lambda t: -t.workers * t.cpus_per_worker)[:n]
+    assert sum(t.workers * t.cpus_per_worker for t in worst) <= capacity.cpus - DATA_CPUS + 1e-6
+    worst = sorted(trials, key=lambda t: -t.workers * t.gpus_per_worker)[:n]
+    assert sum(t.workers * t.gpus_per_worker for t in worst) <= capacity.gpus + 1e-6
+
+
+@given(runs, st.integers(1, 12), capacities)
+def test_as_many_equal_trials_run_as_there_is_room_for(run, count, capacity):
+    n = max_concurrent([run] * count, capacity)
+    one_more = n + 1
+    room = (
+        one_more * run.workers * run.cpus_per_worker <= capacity.cpus - DATA_CPUS
+        and one_more * run.workers * run.gpus_per_worker <= capacity.gpus
+    )
+    assert n == count or not room
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "gpus", "refused"),
+    [(4, 1, 0, None), (5, 1, 0, "cpus"), (2, 2, 0, None), (2, 2.5, 0, "cpus"), (1, 1, 1, "gpus"), (40, 0.1, 0, None)],
+)
+def test_one_trial_against_four_cores(workers, cpus, gpus, refused):
+    """The CPU that is kept for Ray Data is none of the four."""
+    run = ResourcesConfig(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
+    capacity = Capacity(4 + DATA_CPUS, 0, "this machine")
+    if refused is None:
+        check_fits(run, capacity, "study/ct")
+    else:
+        with pytest.raises(ConfigError) as caught:
+            check_fits(run, capacity, "study/ct")
+        have = {"cpus": 4, "gpus": 0}[refused]
+        assert re.search(rf"study/ct: resources.workers {workers} x {refused}_per_worker", str(caught.value))
+        assert str(caught.value).endswith(f"but this machine has {have}")
+
+
+def test_a_worker_is_on_one_node():
+    """Three nodes of four cores have no place for a worker of five, and one of them keeps a core for Ray Data."""
+    nodes = ((4.0, 0.0), (4.0, 0.0), (4.0, 2.0))
+    capacity = Capacity(12, 2, "the cluster at a:1", nodes)
+    cases = [(11, 1, 0, 11), (12, 1, 0, 11), (5, 2, 0, 5), (6, 2, 0, 5), (1, 5, 0, 0), (2, 4, 0, 2), (3, 4, 0, 2)]
+    cases += [(2, 1, 1, 2), (4, 1, 0.5, 4), (1, 1, 3, 0)]
+    for workers, cpus, gpus, placed in cases:
+        assert capacity.workers_that_fit(cpus, gpus) >= min(workers, placed)
+        run = ResourcesConfig(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
+        assert fits(run, capacity) == (workers <= placed), run
+    with pytest.raises(
+        ConfigError, match=r"only 5 workers of 1.8 cpus and 0 gpus fit on the nodes of the cluster at a:1"
+    ):
+        check_fits(ResourcesConfig(workers=6, cpus_per_worker=1.8), Capacity(12, 0, "the cluster at a:1", nodes), "x")
+    assert max_concurrent([ResourcesConfig(workers=2, cpus_per_worker=2)] * 9, capacity) == 2
+
+
+def test_a_pool_leaves_ray_data_its_cpu():
+    check_pool(4, Capacity(4 + DATA_CPUS, 0, "this machine"))
+    with pytest.raises(ConfigError, match="--parallel 5 needs 5 cpus, but this machine has 4"):
+        check_pool(5, Capacity(4 + DATA_CPUS, 0, "this machine"))
+
+
+def test_this_machine_has_room_for_one_trial_at_least():
+    assert local_capacity().free_cpus >= 1
+
+
+def test_where_ray_is(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert ray_address(None) is None
+    assert ray_address("local") is None
+    assert ray_address("a:1") == "a:1"
+    monkeypatch.setenv("RAY_ADDRESS", "b:2")
+    assert ray_address(None) == "b:2"
+    assert ray_address("a:1") == "a:1"
+    assert ray_address("local") is None
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert ray_address(None) is None
+
+
+@pytest.mark.parametrize("address", ["", "here", "10.0.0.1", "host:port", "host:123456", "a b:1", "host:99999", "[::1"])
+def test_what_is_no_address(address):
+    with pytest.raises(ClusterError):
+        check_reachable(address)
+
+
+@pytest.mark.parametrize("address", ["auto", "anyscale://somewhere"])
+def test_addresses_that_only_ray_understands(address):
+    check_reachable(address)
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "localhost:{}"])
+def test_an_address_that_answers(form):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_reachable(form.format(server.getsockname()[1]))

@@ -1,0 +1,550 @@
+"""From a file to trials: each planned once, checked against data and teacher, or one line that says what to mend."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from small_run import SMALL, digits, small_values, teacher_checkpoint
+
+from cmray.config.load import load_raw, merged
+from cmray.config.plan import Plan, plan_experiment
+from cmray.core.errors import CmrayError, ConfigError
+from cmray.datasets import ImageDataset
+from cmray.datasets.shards import write_shards
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
+
+TEACHER = merged(SMALL, {"name": "edm", "objective": {"name": "edm"}, "noise": {"sigma_data": None}})
+STUDENT = merged(SMALL, {"name": "exp", "noise": {"sigma_data": None}})
+
+
+class Workplace:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.storage = folder / "storage"
+        self.write("edm.yaml", TEACHER)
+
+    def write(self, name: str, values: dict) -> Path:
+        path = self.folder / name
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        return path
+
+    def plan(self, changes: dict | None = None, *overrides: str, only=(), **sections) -> Plan:
+        values = small_values(changes, **merged(STUDENT, sections))
+        return plan_experiment(self.write("exp.yaml", values), overrides, self.storage, only)
+
+    def complaint(self, changes: dict | None = None, *overrides: str, only=(), **sections) -> str:
+        before = sorted(self.folder.rglob("*"))
+        with pytest.raises(CmrayError) as error:
+            self.plan(changes, *overrides, only=only, **sections)
+        assert [p for p in sorted(self.folder.rglob("*")) if p not in before and p.name != "exp.yaml"] == []
+        text = str(error.value)
+        assert len(text.splitlines()) == 1
+        return text
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch) -> Workplace:
+    monkeypatch.chdir(tmp_path)
+    return Workplace(tmp_path)
+
+
+CD = {"objective": {"name": "cd", "num_sigmas": 9}, "teacher": {"experiment": "edm.yaml"}}
+
+
+# ---------------------------------------------------------------- shipped files
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=[str(p.relative_to(ROOT)) for p in EXPERIMENTS])
+def test_every_shipped_file_plans(path, tmp_path):
+    values = load_raw(path).values
+    if not {"name", "objective", "train"} <= set(values):
+        assert path.parent.name == "presets", "only presets may be incomplete"
+        return
+    plan = plan_experiment(path, [], tmp_path)
+    assert plan.trials
+    assert len({t.name for t in plan.all_trials}) == len(plan.all_trials)
+    assert len({t.label for t in plan.trials}) == len(plan.trials), "labels must tell trials apart"
+    for trial in plan.trials:
+        assert set(trial.panels) <= set(plan.config.panels)
+    assert {name for t in plan.trials for name in t.panels} == set(plan.config.panels)
+    assert list(tmp_path.iterdir()) == [], "planning writes nothing"
+
+
+def test_there_are_shipped_files():
+    assert len(EXPERIMENTS) >= 3
+
+
+# ---------------------------------------------------------------- panels
+
+
+def test_a_trial_of_two_panels_is_planned_once_and_names_both(at):
+    plan = at.plan(
+        panels={
+            "N": {"grid": {"objective.num_sigmas": [5, 9]}},
+            "mu": {"grid": {"objective.mu": [0.9, 0.5]}},
+            "nothing new": {},
+        }
+    )
+    assert {(t.run.objective.num_sigmas.num_sigmas, t.run.objective.mu.mu): t.panels for t in plan.trials} == {
+        (5, 0.9): ("N",),
+        (9, 0.9): ("N", "mu", "nothing new"),
+        (9, 0.5): ("mu",),
+    }
+
+
+def test_a_grid_is_all_combinations_in_order_each_with_every_point(at):
+    plan = at.plan(
+        panels={
+            "p": {
+                "base": {"train": {"steps": 3}},
+                "grid": {"seed": [1, 2], "objective.mu": [0.1, 0.2]},
+                "points": [{"train.batch_size": 8}, {"train.batch_size": 16, "train.optimizer.lr": 0.5}],
+            }
+        }
+    )
+    found = [(t.run.seed, t.run.objective.mu.mu, t.run.train.batch_size, t.run.train.optimizer.lr) for t in plan.trials]
+    assert found == [
+        (1, 0.1, 8, 0.01),
+        (1, 0.1, 16, 0.5),
+        (1, 0.2, 8, 0.01),
+        (1, 0.2, 16, 0.5),
+        (2, 0.1, 8, 0.01),
+        (2, 0.1, 16, 0.5),
+        (2, 0.2, 8, 0.01),
+        (2, 0.2, 16, 0.5),
+    ]
+    assert {t.run.train.steps for t in plan.trials} == {3}
+    assert plan.trials[1].varied == {"seed": 1, "objective.mu": 0.1, "train.batch_size": 16, "train.optimizer.lr": 0.5}
+    assert "seed=1" in plan.trials[1].label
+    assert "lr=0.5" in plan.trials[1].label
+
+
+def test_seeds_make_trials_of_their_own(at):
+    plan = at.plan(panels={"p": {"grid": {"seed": [0, 1, 2]}}})
+    assert [t.run.seed for t in plan.trials] == [0, 1, 2]
+    assert len({t.hash for t in plan.trials}) == 3
+    assert len({t.label for t in plan.trials}) == 3
+
+
+def test_random_panels_are_the_same_each_time_and_within_bounds(at):
+    def panel(seed):
+        return {
+            "p": {
+                "random": {
+                    "count": 20,
+                    "seed": seed,
+                    "fields": {
+                        "train.optimizer.lr": {"log_uniform": [1e-4, 1e-1]},
+                        "objective.mu": {"uniform": [0.2, 0.4]},
+                        "objective.distance": {"choice": ["l1", "l2"]},
+                    },
+                }
+            }
+        }
+
+    def drawn(seed):
+        return [
+            (t.run.train.optimizer.lr, t.run.objective.mu.mu, t.run.objective.distance.name)
+            for t in at.plan(panels=panel(seed)).trials
+        ]
+
+    one = drawn(0)
+    assert one == drawn(0)
+    assert one != drawn(1)
+    assert len(one) == 20
+    rates, mus, names = zip(*one, strict=True)
+    assert all(1e-4 <= lr <= 1e-1 for lr in rates)
+    assert min(rates) < 1e-3 < 1e-2 < max(rates), "log-uniform reaches all decades"
+    assert all(0.2 <= mu <= 0.4 for mu in mus)
+    assert set(names) == {"l1", "l2"}
+
+
+def test_only_keeps_the_panels_asked_for(at):
+    panels = {"a": {"grid": {"seed": [0, 1]}}, "b": {"grid": {"seed": [1, 2]}}, "c": {"grid": {"seed": [3]}}}
+    plan = at.plan(panels=panels, only=["b", "c"])
+    assert [(t.run.seed, t.panels) for t in plan.trials] == [(1, ("a", "b")), (2, ("b",)), (3, ("c",))]
+    assert [(t.run.seed, t.panels) for t in plan.others] == [(0, ("a",))]
+    everything = {t.run.seed: t.name for t in at.plan(panels=panels).trials}
+    for trial in at.plan(panels=panels, only=["b"]).trials:
+        assert everything[trial.run.seed] == trial.name, "the name does not depend on what else is planned"
+    assert "--only d: " in at.complaint(panels=panels, only=["d"])
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_the_name_does_not_know_the_place_of_file_data_or_storage(at, tmp_path):
+    write_shards(digits(), tmp_path / "elsewhere", 3)
+    one = at.plan().trials[0]
+    two = at.plan({"data": {"path": str(tmp_path / "elsewhere"), "name": None}}).trials[0]
+    (tmp_path / "sub").mkdir()
+    at.storage = tmp_path / "other storage"
+    moved = shutil.copy(at.write("exp.yaml", STUDENT), tmp_path / "sub" / "renamed.yaml")
+    three = plan_experiment(Path(moved), [], tmp_path / "third").trials[0]
+    assert one.hash == two.hash == three.hash
+    assert one.name == f"ct-{one.hash[:10]}"
+    assert three.folder == tmp_path / "third" / "exp" / three.name
+    assert one.run.data.digest == digits().digest()
+    assert one.run.noise.sigma_data == pytest.approx(digits().mean_std()[1], abs=1e-6)
+
+
+def test_other_data_of_the_same_shape_makes_another_trial(at, tmp_path):
+    whole = digits()
+    half = ImageDataset("half", "all", "t", whole.images[:900], whole.labels[:900], whole.classes)
+    write_shards(half, tmp_path / "half", 1)
+    noise = {"noise.sigma_data": 0.75}
+    assert at.plan({"data": {"path": "half", "name": None}, **noise}).trials[0].hash != at.plan(noise).trials[0].hash
+
+
+def test_extending_moving_and_set_give_the_name_that_the_values_written_out_give(at, tmp_path):
+    at.write("base.yaml", STUDENT)
+    child = at.write("child.yaml", {"extends": "base.yaml", "objective": {"mu": 0.5}})
+    written = at.plan({"objective.mu": 0.5}).trials[0]
+    assert plan_experiment(child, [], tmp_path).trials[0].hash == written.hash
+    assert at.plan({}, "objective.mu=0.5").trials[0].hash == written.hash
+
+
+# ---------------------------------------------------------------- teachers
+
+
+def test_one_teacher_serves_all_trials_and_comes_first(at):
+    plan = at.plan(**CD, panels={"p": {"grid": {"objective.solver": ["euler", "heun"], "seed": [0, 1]}}})
+    assert len(plan.teachers) == 1
+    assert plan.all_trials[0] is plan.teachers[0]
+    teacher = plan.teachers[0]
+    assert teacher.role == "teacher"
+    assert teacher.folder == at.storage / "edm" / teacher.name
+    for trial in plan.trials:
+        assert trial.teacher == teacher
+        assert trial.run.teacher.identity == teacher.hash
+
+
+def test_the_teacher_has_the_name_it_has_as_an_experiment_of_its_own(at):
+    alone = plan_experiment(at.folder / "edm.yaml", [], at.storage).trials[0]
+    teacher = at.plan(**CD).teachers[0]
+    assert (alone.name, alone.folder, alone.run) == (teacher.name, teacher.folder, teacher.run)
+
+
+def test_teachers_that_differ_are_all_planned_and_make_other_students(at):
+    plan = at.plan(**CD, panels={"p": {"grid": {"teacher.overrides": [{"seed": 0}, {"seed": 1}]}}})
+    assert [t.run.seed for t in plan.teachers] == [0, 1]
+    assert len({t.hash for t in plan.trials}) == 2
+    again = at.plan(merged(CD, {"teacher": {"overrides": {"train.steps": 6}}}))
+    assert again.teachers[0].hash == at.plan(**CD).teachers[0].hash, "overriding with the same value changes nothing"
+    assert again.trials[0].hash == at.plan(**CD).trials[0].hash
+
+
+def test_a_teacher_the_objective_does_not_use_changes_nothing(at):
+    plan = at.plan(teacher={"experiment": "edm.yaml"})
+    assert plan.teachers == ()
+    assert plan.trials[0].hash == at.plan().trials[0].hash
+    assert plan.trials[0].run.teacher is None
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Real checkpoints of teachers: one that fits, one of another shape, one that is no teacher."""
+    folder = tmp_path_factory.mktemp("teachers")
+    rng = np.random.default_rng(0)
+    small = ImageDataset("noise", "all", "t", rng.integers(0, 256, (8, 3, 4, 4), dtype=np.uint8), None)
+    steps = {"train.steps": 1}
+    return {
+        "fits": teacher_checkpoint(folder / "fits", steps),
+        "another shape": teacher_checkpoint(folder / "shape", steps, small),
+        "no teacher": teacher_checkpoint(folder / "ct", {"objective": {"name": "ct"}, **steps}),
+        "wide": teacher_checkpoint(folder / "wide", {"net.width": 24, **steps}),
+        "labels": teacher_checkpoint(folder / "labels", {"net.class_conditional": True, **steps}),
+    }
+
+
+def with_checkpoint(path: Path, **more) -> dict:
+    return merged({"objective": {"name": "cd", "num_sigmas": 9}, "teacher": {"checkpoint": str(path)}}, more)
+
+
+def test_a_checkpoint_as_teacher(at, checkpoints, tmp_path):
+    trial = at.plan(**with_checkpoint(checkpoints["fits"])).trials[0]
+    assert trial.teacher is None
+    assert trial.teacher_checkpoint == checkpoints["fits"]
+    copy = shutil.copytree(checkpoints["fits"], tmp_path / "copy")
+    assert at.plan(**with_checkpoint(copy)).trials[0].hash == trial.hash, "its content counts, not its place"
+    identity = trial.run.teacher.identity
+    assert at.plan({"teacher.identity": identity}, **with_checkpoint(copy)).trials[0].hash == trial.hash
+    found = at.complaint({"teacher.identity": "0" * 64}, **with_checkpoint(copy))
+    assert f"teacher.identity is {'0' * 64}, but the teacher's is {identity}" in found
+
+
+@pytest.mark.parametrize(
+    ("which", "more", "words"),
+    [
+        ("another shape", {}, r"makes images of shape \[3, 4, 4\] \(C, H, W\), but the data has \[1, 8, 8\]"),
+        ("no teacher", {}, r"has objective.name ct; a teacher is a denoiser \(edm\)"),
+        ("wide", {}, "objective.init is teacher, which needs the teacher's net"),
+        ("labels", {}, "net.class_conditional is false, but the teacher .* needs the labels"),
+        ("labels", {"objective": {"init": "random"}}, "net.class_conditional is false, but the teacher"),
+    ],
+)
+def test_a_checkpoint_that_cannot_teach(at, checkpoints, which, more, words):
+    found = at.complaint(**with_checkpoint(checkpoints[which], **more))
+    assert re.search(words, found), found
+    assert str(checkpoints[which]) in found
+    assert "exp.yaml" in found
+
+
+def test_a_student_of_another_net_may_start_at_random(at, checkpoints):
+    assert at.plan(**with_checkpoint(checkpoints["wide"], objective={"init": "random"})).trials
+
+
+def test_a_folder_that_is_no_checkpoint(at, tmp_path):
+    assert "does not exist" in at.complaint(**with_checkpoint(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    assert "empty is not a checkpoint of cmray" in at.complaint(**with_checkpoint(tmp_path / "empty"))
+    for text in ("", "{", "[]", "null", '{"format_version": 1}', '{"format_version": 99}'):
+        (tmp_path / "empty" / "meta.json").write_text(text)
+        assert str(tmp_path / "empty" / "meta.json") in at.complaint(**with_checkpoint(tmp_path / "empty"))
+
+
+def test_teachers_in_a_circle(at):
+    at.write("loop.yaml", merged(STUDENT, {**CD, "teacher": {"experiment": "loop.yaml"}}))
+    assert "goes in a circle" in at.complaint(**{**CD, "teacher": {"experiment": "loop.yaml"}})
+    assert "goes in a circle" in at.complaint(**{**CD, "teacher": {"experiment": "exp.yaml"}})
+
+
+def test_a_file_may_teach_itself_as_another_objective(at):
+    plan = at.plan(**{**CD, "teacher": {"experiment": "exp.yaml", "overrides": {"objective": {"name": "edm"}}}})
+    assert plan.teachers[0].run.objective.name == "edm"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("edm.yaml", {"panels": {"a": {}}}, "a teacher is a single run, but this file has panels: a"),
+        ("edm.yaml", {"objective": {"name": "ct"}}, r"objective.name ct; a teacher is a denoiser"),
+        ("edm.yaml", {"net": {"width": 24}}, "objective.init is teacher, which needs the teacher's net"),
+        ("edm.yaml", {"train": {"stepz": 1}}, r"edm.yaml: train.stepz: unknown key; did you mean 'steps'\?"),
+        ("edm.yaml", {"data": {"name": None, "path": "other"}}, r"trains on other \[1, 8, 8\], but the data"),
+        ("none.yaml", {}, "experiment file .*edm.yaml does not exist"),
+    ],
+)
+def test_a_teacher_file_that_cannot_teach(at, tmp_path, file, changes, words):
+    whole = digits()
+    write_shards(ImageDataset("other", "s", "t", whole.images[:50], None), tmp_path / "other", 1)
+    (tmp_path / "edm.yaml").unlink()
+    at.write(file, merged(TEACHER, changes))
+    found = at.complaint(**CD)
+    assert re.search(words, found), found
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train.stepz": 3}, "train.stepz: unknown key; did you mean 'steps'?"),
+        ({"sead": 3}, "sead: unknown key; did you mean 'seed'?"),
+        ({"objective.solver": "heun"}, "objective.solver: unknown key"),
+        ({"objective.distance": {"name": "l2", "factor": 3}}, "objective.distance.factor: unknown key"),
+        ({"net.widht": 3}, "net.widht: unknown key; did you mean 'width'?"),
+        ({"objective": {"name": "cdd"}}, "objective.name: unknown objective 'cdd'; did you mean 'cd'?"),
+        ({"objective": 7}, "objective: a objective is a name or a mapping"),
+        ({"net": {"name": "mpl"}}, "net.name: unknown net 'mpl'; did you mean 'mlp'?"),
+        ({"objective.distance": "l3"}, "objective.distance.name: unknown distance 'l3'; did you mean"),
+        (
+            {"objective": {"name": "cd", "solver": "hein"}, "teacher": {"experiment": "edm.yaml"}},
+            "objective.solver.name: unknown solver 'hein'; did you mean 'heun'?",
+        ),
+        ({"data.name": "digit"}, "data.name: unknown dataset 'digit'; did you mean 'digits'?"),
+        (
+            {"curve": {"every": 1, "metric": "fd/digit"}},
+            "curve.metric: unknown metric 'fd/digit'; did you mean 'fd/digits'?",
+        ),
+        ({"evaluate": {"metric": "digits"}}, "evaluate.metric: unknown metric 'digits'; did you mean 'fd/digits'?"),
+        (
+            {"objective.distance": {"name": "features", "extractor": "digit"}},
+            "objective.distance.extractor: unknown extractor 'digit'; did you mean 'digits'?",
+        ),
+        ({"objective.num_sigmas": 1}, "objective.num_sigmas.num_sigmas: must be greater than or equal to 2; found 1"),
+        ({"objective.num_sigmas": "nine"}, "unknown schedule of N 'nine'"),
+        ({"objective.mu": 1}, "objective.mu.mu: must be less than 1; found 1"),
+        ({"objective.mu": {"name": "adaptive"}}, "mu.name is adaptive, which uses the s0 of an adaptive num_sigmas"),
+        ({"objective.num_sigmas": {"name": "adaptive", "s0": 9, "s1": 3}}, "s0 9 and s1 3 must satisfy s0 <= s1"),
+        ({"train.steps": 0}, "train.steps: must be greater than or equal to 1; found 0"),
+        ({"train.steps": 2.5}, "train.steps: must be a valid integer"),
+        ({"train.steps": None}, "train.steps: must be a valid integer; found None"),
+        ({"train.optimizer.lr": "fast"}, "train.optimizer.lr: must be a valid number"),
+        ({"train.optimizer.lr": float("nan")}, "train.optimizer.lr: must be"),
+        ({"train.optimizer.lr": float("inf")}, "train.optimizer.lr: must be a finite number; found inf"),
+        ({"train.optimizer.betas": [0.9, 1.0]}, "both betas must be in [0, 1)"),
+        ({"train.optimizer.name": "adm"}, "train.optimizer.name: must be 'radam', 'adam' or 'adamw'; found 'adm'"),
+        ({"train.optimizer.warmup_steps": 7}, "optimizer.warmup_steps 7 exceeds steps 6"),
+        ({"train.ema": []}, "train.ema:"),
+        ({"train.ema": [0.9, 0.9]}, "ema rates must be distinct"),
+        ({"noise.sigma_min": 90}, "sigma_min 90.0 must be below sigma_max 80.0"),
+        ({"noise.sigma_data": -1}, "noise.sigma_data: must be greater than 0"),
+        ({"seed": -1}, "seed: must be greater than or equal to 0; found -1"),
+        ({"data": {"path": "x", "name": "digits"}}, "give either data.name (such as digits) or data.path"),
+        ({"data": {"name": None}}, "give either data.name (such as digits) or data.path"),
+        ({"data": {"name": None, "path": "nowhere"}}, "data.path: data folder"),
+        ({"data.digest": "0" * 64}, f"data.digest is {'0' * 64}, but"),
+        ({"objective": {"name": "cd"}}, "objective.name cd needs a teacher, but teacher is not given"),
+        ({"teacher": {}}, "give either teacher.experiment (a file) or teacher.checkpoint"),
+        ({"teacher": {"checkpoint": "x", "overrides": {"seed": 1}}}, "teacher.overrides applies to teacher.experiment"),
+        (
+            {"train.batch_size": 9, "train.accumulate": 2},
+            "train.batch_size 9 must be a multiple of resources.workers 1 x train.accumulate 2",
+        ),
+        ({"resources.workers": 3}, "train.batch_size 8 must be a multiple of resources.workers 3"),
+        ({"curve": {"every": 7}}, "curve.every 7 exceeds train.steps 6"),
+        ({"curve": {"every": 1, "nfe": [1, 1]}}, "nfe must be distinct"),
+        ({"search": {}}, "search is given, but evaluate is not"),
+        ({"evaluate": {}, "search": {"nfe": [1]}}, "a search needs an nfe of at least 2"),
+        ({"evaluate": {"teacher_nfe": [2]}}, "teacher_nfe 2 is even"),
+        ({"evaluate": {"times": {2: [0.8, 80]}}}, "times.2 must be 2 descending noise levels"),
+        ({"evaluate": {"times": {3: [80, 1, 0.5]}}}, "times.3 is given, but nfe is [1, 2]"),
+        ({"evaluate": {"times": {2: [90, 0.8]}}}, "evaluate.times.2 is [90.0, 0.8]; every time must be above"),
+        ({"name": "a/b"}, "name 'a/b' must be letters"),
+        ({"name": "../up"}, "as it names a folder"),
+        ({"name": None}, "name: must be a valid string"),
+        ({"train.batch_size": None}, "train.batch_size:"),
+        ({"panels": {"p": {"grid": {"seed": []}}}}, "grid.seed is empty; give at least one value"),
+        (
+            {"panels": {"p": {"grid": {"train.stepz": [1]}}}},
+            "train.stepz: unknown key; did you mean 'steps'? (allowed: ",
+        ),
+        ({"panels": {"p": {"grid": {"trian.steps": [1]}}}}, "panels.p: field 'trian.steps' does not exist; 'trian'"),
+        ({"panels": {"p": {"grid": {"evaluate.nfe": [1]}}}}, "'evaluate' is no field of a run"),
+        ({"panels": {"p": {"grid": {"train..steps": [1]}}}}, "panels.p: field 'train..steps' has an empty part"),
+        ({"panels": {"p": {"grid": {"seed.deep": [1]}}}}, "seed"),
+        (
+            {"panels": {"p": {"base": {"trian": {"steps": 1}}}}},
+            "panels.p.base.trian: unknown key; did you mean 'train'?",
+        ),
+        ({"panels": {"p": {"points": [{"train.steps": 0}]}}}, "[panel p: train.steps=0]"),
+        ({"panels": {"p": {"gird": {}}}}, "panels.p.gird: unknown key; did you mean 'grid'?"),
+        ({"panels": {"p": {"random": {"count": 0, "fields": {"seed": {"choice": [1]}}}}}}, "panels.p.random.count"),
+        (
+            {"panels": {"p": {"random": {"count": 10**9, "fields": {"seed": {"choice": [1]}}}}}},
+            "panels.p.random.count: must be less than or equal to",
+        ),
+        (
+            {"panels": {"p": {"random": {"count": 1, "fields": {"seed": {"choice": [1], "uniform": [0, 1]}}}}}},
+            "a draw has exactly one of uniform, log_uniform, choice",
+        ),
+        ({"panels": {"p": {"random": {"count": 1, "fields": {"seed": {"uniform": [1, 0]}}}}}}, "range must ascend"),
+        ({"panels": {"p": {"random": {"count": 1, "fields": {"seed": {"log_uniform": [0, 1]}}}}}}, "positive bounds"),
+        ({"panels": {"p": {"random": {"count": 1, "fields": {}}}}}, "panels.p.random.fields"),
+        ({"panels": [1]}, "panels: must be a valid dictionary"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_bad_input_is_one_line_with_file_field_and_nearest_name(at, changes, words):
+    found = at.complaint(changes)
+    assert words in found, found
+    assert found.startswith("exp.yaml: "), found
+
+
+def test_a_missing_field_is_named(at):
+    for values, words in (
+        ({k: v for k, v in STUDENT.items() if k != "name"}, "name: is required but not given"),
+        ({k: v for k, v in STUDENT.items() if k != "train"}, "train: is required but not given"),
+        ({**STUDENT, "train": {"batch_size": 8}}, "train.steps: is required but not given"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            plan_experiment(at.write("exp.yaml", values), [], at.storage)
+
+
+def test_the_place_that_set_the_value_is_named(at):
+    assert at.complaint({}, "train.steps=0").startswith("--set train.steps=0: train.steps: must be")
+    at.write("base.yaml", merged(STUDENT, {"train": {"steps": 0}}))
+    child = at.write("child.yaml", {"extends": "base.yaml", "seed": 3})
+    with pytest.raises(ConfigError, match=r"^base\.yaml: train\.steps: must be"):
+        plan_experiment(child, [], at.storage)
+
+
+def test_an_unknown_key_is_told_before_what_its_misspelling_left_missing(at):
+    values = {**STUDENT, "train": {"step": 6, "batch_size": 8}}
+    with pytest.raises(ConfigError, match=r"train\.step: unknown key; did you mean 'steps'\?"):
+        plan_experiment(at.write("exp.yaml", values), [], at.storage)
+
+
+def test_labels_are_needed_for_class_conditional_nets(at, tmp_path):
+    write_shards(ImageDataset("bare", "s", "t", digits().images, None), tmp_path / "bare", 1)
+    data = {"data": {"name": None, "path": str(tmp_path / "bare")}}
+    assert at.plan(data).trials
+    found = at.complaint({**data, "net.class_conditional": True})
+    assert "net.class_conditional is true, but the data bare has no labels" in found
+    assert found.startswith("exp.yaml: ")
+
+
+def test_data_of_a_shape_that_net_or_metric_cannot_take(at, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 3, 3, 4), dtype=np.uint8)
+    write_shards(ImageDataset("tiny", "s", "t", images, None), tmp_path / "tiny", 1)
+    data = {"data": {"name": None, "path": str(tmp_path / "tiny")}}
+    assert at.plan(data).trials[0].data.shape == (3, 3, 4)
+    for changes, words in (
+        ({"net": {"name": "unet", "multipliers": [1, 1, 1]}}, "net: images of 3x4 are too small for the 3 levels"),
+        ({"curve": {"every": 1}}, "curve.metric is digits: extractor 'digits' takes images of 1x8x8"),
+        ({"evaluate": {}}, "evaluate.metric is digits: extractor 'digits' takes images of 1x8x8"),
+        ({"objective.distance": "features"}, "objective.distance.extractor is digits"),
+    ):
+        found = at.complaint({**data, **changes})
+        assert words in found, found
+        assert "exp.yaml" in found
+
+
+def test_data_that_does_not_vary_has_no_scale(at, tmp_path):
+    write_shards(ImageDataset("flat", "s", "t", np.full((4, 1, 8, 8), 7, np.uint8), None), tmp_path / "flat", 1)
+    data = {"data": {"name": None, "path": str(tmp_path / "flat")}}
+    assert "noise.sigma_data" in at.complaint(data)
+    assert at.plan({**data, "noise.sigma_data": 0.5}).trials[0].run.noise.sigma_data == 0.5
+
+
+def test_a_damaged_dataset_is_told_with_the_field(at, tmp_path):
+    write_shards(digits(), tmp_path / "set", 1)
+    (tmp_path / "set" / "manifest.json").write_text("{")
+    found = at.complaint({"data": {"name": None, "path": "set"}})
+    assert re.search(r"^exp.yaml: data.path: .*manifest.json is damaged", found), found
+    shutil.copytree(tmp_path / "set", at.storage / "datasets" / "digits")
+    found = at.complaint()
+    assert re.search(r"^exp.yaml: data.name: .*manifest.json is damaged", found), found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"name": None, "path": "two\nlines"}},
+        {"data": {"name": "two\nlines"}},
+        {"teacher": {"experiment": "two\r\nlines"}, "objective": {"name": "cd"}},
+        {"teacher": {"checkpoint": "two\u2028lines"}, "objective": {"name": "cd"}},
+        {"panels": {"two\nlines": {"grid": {"data.name": ["a\nb"]}}}},
+        {"two\nlines": 1},
+        {"panels": {"p": {"grid": {"two\nlines": [1]}}}},
+    ],
+    ids=str,
+)
+def test_line_ends_in_names_do_not_break_the_line(at, changes):
+    at.complaint(changes)  # asserts one line
+
+
+def test_numbers_stand_for_fixed_schedules(at):
+    run = at.plan({"objective.num_sigmas": 12, "objective.mu": 0}).trials[0].run
+    assert (run.objective.num_sigmas.name, run.objective.num_sigmas.num_sigmas) == ("fixed", 12)
+    assert (run.objective.mu.name, run.objective.mu.mu) == ("fixed", 0)
+    long = {"objective.num_sigmas": {"name": "fixed", "num_sigmas": 12}, "objective.mu": {"name": "fixed", "mu": 0.0}}
+    assert at.plan(long).trials[0].run == run
+
+
+def test_another_objective_in_a_panel_takes_none_of_the_options_of_the_one_below(at):
+    plan = at.plan(**CD, panels={"p": {"points": [{"objective": {"name": "ct"}}, {"objective.solver": "euler"}]}})
+    ct, cd = (t.run.objective for t in plan.trials)
+    assert (ct.name, ct.num_sigmas.num_sigmas) == ("ct", 18)
+    assert (cd.name, cd.solver.name, cd.num_sigmas.num_sigmas) == ("cd", "euler", 9)
+
+
+def test_noise_of_two_points_is_the_least_grid(at):
+    assert at.plan({"objective.num_sigmas": 2}).trials[0].run.objective.num_sigmas.num_sigmas == 2

@@ -1,0 +1,216 @@
+"""A trained network as samples: an image depends on weights, sampler and seed, and on nothing else."""
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import CPU, checkpoint, digits, go, small
+
+from cmray.core.errors import CheckpointError, CmrayError
+from cmray.core.grids import karras_sigmas
+from cmray.engine.curve import Curve
+from cmray.engine.measure import block_statistics, merge_in_order, seed_blocks
+from cmray.engine.model import Model, load_model, make_sampler, sample_seeds
+from cmray.engine.session import PlainSession
+from cmray.engine.state import TrainState
+from cmray.metrics.extractors import extractors
+from cmray.metrics.frechet import frechet_distance
+from cmray.metrics.reference import reference_statistics
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Checkpoints: a consistency model, a denoiser, and a class-conditional one whose labels matter."""
+    folder = tmp_path_factory.mktemp("models")
+    runs = {
+        "ct": small({"train.ema": [0.9, 0.5], "train.steps": 20}),
+        "edm": small({"objective": {"name": "edm"}}),
+        "labels": small({"net.class_conditional": True, "train.steps": 20}),
+        "unet": small({"net": {"name": "unet", "channels": 8, "attention_levels": [1]}, "train.steps": 4}),
+    }
+    for name, run in runs.items():
+        go(run, folder / name)
+    return {name: checkpoint(folder / name) for name in runs}
+
+
+def model(folders, name: str) -> Model:
+    return load_model(folders[name], CPU)
+
+
+@pytest.mark.parametrize("name", ["ct", "edm", "labels", "unet"])
+@pytest.mark.parametrize("nfe", [1, 3])
+def test_an_image_has_the_same_bits_whatever_else_is_asked_for(folders, name, nfe):
+    m = model(folders, name)
+    sampler = m.sampler(nfe)
+    seeds = list(range(150))
+    whole = m.images(sampler, seeds)
+    assert (whole.dtype, whole.shape) == (torch.float32, (150, 1, 8, 8))
+    shuffled = seeds.copy()
+    random.Random(0).shuffle(shuffled)
+    for asked in ([0], [149], seeds[3:70], seeds[::-1], shuffled, [5, 5, 5]):
+        assert torch.equal(m.images(sampler, asked), whole[asked]), f"{len(asked)} seeds from {asked[0]}"
+    assert not torch.equal(whole[0], whole[1])
+
+
+def test_labels_may_be_given_or_are_drawn_by_seed(folders):
+    m = model(folders, "labels")
+    sampler = m.sampler(1)
+    seeds = list(range(70))
+    drawn = m.images(sampler, seeds)
+    assert torch.equal(drawn[[7]], m.images(sampler, [7]))
+    ones, twos = (m.images(sampler, seeds, labels=torch.full((70,), c)) for c in (1, 2))
+    assert not torch.equal(ones, twos)
+    mixed = m.images(sampler, seeds, labels=torch.arange(70) % 2 + 1)
+    assert torch.equal(mixed[0::2], ones[0::2])
+    assert torch.equal(mixed[1::2], twos[1::2])
+
+
+def test_the_weights_are_the_first_average_unless_asked_otherwise(folders):
+    path = folders["ct"]
+    for asked, shown, file in (
+        (None, "ema 0.9", "ema-0.9"),
+        ("ema 0.5", "ema 0.5", "ema-0.5"),
+        ("student", "student", "student"),
+    ):
+        m = load_model(path, CPU, asked)
+        assert m.weights == shown
+        stored = load_file(path / f"{file}.safetensors")
+        assert all(torch.equal(p, stored[n]) for n, p in m.net.named_parameters())
+        assert not any(p.requires_grad for p in m.net.parameters())
+        assert not m.net.training
+    with pytest.raises(CheckpointError, match=r"has no weights 'ema 0\.7'; it has: student, ema 0\.9, ema 0\.5"):
+        load_model(path, CPU, "ema 0.7")
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused(folders, tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model(tmp_path / "none", CPU)
+    copy = shutil.copytree(folders["ct"], tmp_path / "copy")
+    data = bytearray((copy / "ema-0.9.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "ema-0.9.safetensors").write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match=r"ema-0\.9\.safetensors changed after it was written"):
+        load_model(copy, CPU)
+    load_model(copy, CPU, "student")
+    meta = (folders["ct"] / "meta.json").read_text()
+    assert '"width": 16' in meta
+    (copy / "meta.json").write_text(meta.replace('"width": 16', '"width": 24'))
+    with pytest.raises(CheckpointError, match="does not hold the network its manifest names") as error:
+        load_model(copy, CPU, "student")
+    assert "\n" not in str(error.value)
+
+
+CT, EDM = small(), small({"objective": {"name": "edm"}})
+
+
+@pytest.mark.parametrize(
+    ("run", "nfe", "times", "words"),
+    [
+        (EDM, 1, [80.0], "times are for consistency models"),
+        (EDM, 2, None, "nfe 2 is even"),
+        (CT, 2, [80.0], "nfe is 2, but 1 times are given"),
+        (CT, 1, [80.0, 1.0], "nfe is 1, but 2 times are given"),
+        (CT, 2, [1.0, 80.0], "times must descend"),
+        (CT, 2, [1.0, 1.0], "times must descend"),
+        (CT, 2, [81.0, 1.0], "at most sigma_max 80.0"),
+        (CT, 2, [80.0, 0.002], "above sigma_min 0.002"),
+        (CT, 2, [80.0, float("nan")], "above sigma_min"),
+        (CT, 0, None, "nfe is 0; a sample takes at least 1"),
+        (CT, 0, [], "nfe is 0"),
+        (EDM, -1, None, "nfe is -1"),
+        (CT, -3, None, "nfe is -3"),
+    ],
+)
+def test_a_sampler_that_cannot_be_is_told_in_one_line(run, nfe, times, words):
+    with pytest.raises(CmrayError, match=r".+") as error:
+        make_sampler(run, nfe, times)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 3, 5, 35])
+def test_the_budget_is_what_the_sampler_takes(nfe):
+    for run in (CT, EDM):
+        if run is EDM and nfe % 2 == 0:
+            continue
+        sampler = make_sampler(run, nfe)
+        assert sampler.nfe == nfe
+        assert sampler.times[0] == 80.0
+        calls = []
+
+        def counted(x, sigma, label, calls=calls):
+            calls.append(float(sigma[0]))
+            return x / 2
+
+        sample_seeds(counted, sampler, [0, 1], (1, 2, 2), 0, CPU)
+        assert len(calls) == nfe
+        assert min(calls) > 0.0019
+
+
+def test_by_default_a_consistency_model_is_sampled_on_its_own_grid_above_sigma_min():
+    assert make_sampler(CT, 4).sigmas == pytest.approx(tuple(karras_sigmas(5, 0.002, 80.0, 7.0)[1:]))
+    assert make_sampler(EDM, 9).sigmas == pytest.approx(tuple(karras_sigmas(5, 0.002, 80.0, 7.0)))
+    assert make_sampler(CT, 2, [80.0, 0.8]).times == [80.0, 0.8]
+
+
+def test_seed_blocks_cover_all_seeds_once_in_order():
+    for first, count, block in ((0, 10, 3), (5, 9, 3), (2**40, 1, 256), (3, 256, 256)):
+        blocks = seed_blocks(first, count, block)
+        assert [s for b in blocks for s in b] == list(range(first, first + count))
+        assert all(len(b) == block for b in blocks[:-1])
+        assert len(blocks) == -(-count // block)
+
+
+def test_blocks_measured_anywhere_and_merged_in_order_give_the_same_bits(folders):
+    m = model(folders, "ct")
+    extractor = extractors.parse("digits").build(CPU)
+    sampler = m.sampler(2)
+
+    def generate(seeds):
+        return m.images(sampler, seeds)
+
+    blocks = seed_blocks(1000, 210, 32)
+    in_turn = merge_in_order([block_statistics(generate, extractor, b) for b in blocks])
+    other_order = {b: block_statistics(generate, extractor, b) for b in reversed(blocks)}
+    gathered = merge_in_order([other_order[b] for b in blocks])
+    assert in_turn.sha256() == gathered.sha256()
+    assert in_turn.n == 210
+    all_at_once = block_statistics(generate, extractor, range(1000, 1210))
+    np.testing.assert_allclose(in_turn.mean, all_at_once.mean, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(in_turn.covariance, all_at_once.covariance, rtol=1e-5, atol=1e-7)
+
+
+def test_merging_leaves_the_blocks_as_they_are():
+    extractor = extractors.parse("digits").build(CPU)
+    images = torch.from_numpy(digits().images[:64]).float() / 127.5 - 1
+    blocks = [block_statistics(lambda s: images[list(s)], extractor, b) for b in seed_blocks(0, 64, 16)]
+    before = [b.sha256() for b in blocks]
+    assert merge_in_order(blocks).sha256() == merge_in_order(blocks).sha256()
+    assert [b.sha256() for b in blocks] == before
+    whole = reference_statistics(extractor, digits().images[:64], block=16)
+    assert merge_in_order(blocks).sha256() == whole.sha256(), "to_pixels gives the dataset's own pixels back"
+
+
+def test_the_curve_is_the_frechet_distance_of_the_first_average(folders):
+    run = small({"train.ema": [0.9, 0.5], "train.steps": 20}, curve={"every": 1, "num_samples": 300, "nfe": [1, 2]})
+    state = TrainState(run, (1, 8, 8), 10, None, PlainSession(CPU))
+    m = model(folders, "ct")
+    # weights far from the student's and from the other average, so that measuring those would be seen
+    weights = torch.cat([p.reshape(-1) for p in m.net.parameters()])
+    weights += 0.2 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
+    state.ema.averages[0.9].copy_(weights)
+    torch.nn.utils.vector_to_parameters(weights, m.net.parameters())
+    found = Curve(run.curve, digits()).measure(state)
+    assert found == Curve(run.curve, digits()).measure(state), "the same seeds each time"
+    extractor = extractors.parse("digits").build(CPU)
+    reference = reference_statistics(extractor, digits().images)
+    for nfe in (1, 2):
+        seeds = range(1 << 40, (1 << 40) + 300)
+        pixels = ((m.images(m.sampler(nfe), seeds) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        expected = frechet_distance(reference_statistics(extractor, pixels), reference)
+        assert found[f"fd/digits@{nfe}"] == pytest.approx(expected, rel=1e-3)
+    assert state.student.params.grad.abs().sum() == 0

@@ -1,0 +1,112 @@
+"""A process that trains what a JSON file lists, alone or as one of torchrun's. Not a test: tests start it.
+
+usage: train_worker.py JOBS.json OUT      writes OUT/rank-R.json and OUT/*-rank-R.pt
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from small_run import CPU, digits
+
+from cmray.config.run import RunConfig
+from cmray.engine.batches import ResidentBatches
+from cmray.engine.flat import FlatModule, GradientExchange
+from cmray.engine.loop import _Loop, train
+from cmray.engine.session import PlainSession, plain_session, prepare_process
+from cmray.engine.state import TrainState
+from cmray.tracking.events import EventLog
+
+
+class StopsAt(PlainSession):
+    """Is asked to stop once, on one rank, when it is asked for the n-th time."""
+
+    def __init__(self, of: PlainSession, rank: int, calls: int):
+        super().__init__(of.device, of.rank, of.world_size)
+        self.left = calls if of.rank == rank else 10**9
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def params_of_every_rank(run: RunConfig, session: PlainSession, out: Path, name: str) -> None:
+    """The student of this rank after the run's steps, kept by this rank: train() saves that of rank 0 only."""
+    state = TrainState(run, digits().shape, 10, None, session)
+    batches = ResidentBatches(digits(), run.train.batch_size, run.seed, CPU)
+    loop = _Loop(run, state, batches, session, EventLog(out / f"{name}-events-{session.rank}.jsonl"))
+    for _ in range(run.train.steps):
+        loop.one_step()
+    saved = {"student": state.student.params.detach(), "target": state.target.params.detach(), **state.ema.averages}
+    torch.save(saved, out / f"{name}-rank-{session.rank}.pt")
+
+
+def gradients(session: PlainSession, out: Path) -> None:
+    """Exchanged gradients beside the local ones, for buckets of several sizes, an unused parameter, and a jvp."""
+    found = {}
+    for bucket_bytes in (1, 200, 10**9):
+        torch.manual_seed(0)
+        net = torch.nn.ModuleDict(
+            {
+                "a": torch.nn.Linear(3, 5),
+                "unused": torch.nn.Linear(2, 2),
+                "b": torch.nn.Linear(5, 3),
+                "only on rank 0": torch.nn.Linear(3, 3),
+            }
+        )
+
+        def forward(x, net=net):
+            h = net["b"](torch.tanh(net["a"](x)))
+            return net["only on rank 0"](h) if session.rank == 0 else h
+
+        flat = FlatModule(net, trained=True)
+        exchange = GradientExchange(flat, bucket_bytes)
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(session.rank))
+        for kind in ("plain", "jvp", "two parts"):
+            for active in (False, True):  # the same gradient, kept here and exchanged
+                flat.params.grad.zero_()
+                exchange.active = active
+                if kind == "plain":
+                    forward(x).square().sum().backward()
+                elif kind == "jvp":
+                    value, tangent = torch.func.jvp(forward, (x,), (torch.ones_like(x),))
+                    (value.square().sum() + tangent.square().sum()).backward()
+                else:
+                    exchange.active = False
+                    forward(x[:2]).square().sum().backward()
+                    exchange.active = active
+                    forward(x[2:]).square().sum().backward()
+                if active:
+                    exchange.finish()
+                found[f"{bucket_bytes} {kind} {'summed' if active else 'local'}"] = flat.params.grad.clone()
+    torch.save(found, out / f"gradients-rank-{session.rank}.pt")
+
+
+def main() -> None:
+    jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    prepare_process(1)
+    outcomes = []
+    with plain_session(CPU) as session, session.listening():
+        for job in jobs:
+            if job.get("what") == "gradients":
+                gradients(session, out)
+                continue
+            run = RunConfig.model_validate(job["run"])
+            if job.get("what") == "params":
+                params_of_every_rank(run, session, out, job["name"])
+                continue
+            place = session if "stop" not in job else StopsAt(session, **job["stop"])
+            teacher = Path(job["teacher"]) if job.get("teacher") else None
+            outcome = train(run, digits(), Path(job["folder"]), teacher, place)
+            outcomes.append([outcome.status, outcome.step])
+        (out / f"rank-{session.rank}.json").write_text(json.dumps(outcomes))
+        if session.world_size > 1:
+            dist.barrier()
+
+
+if __name__ == "__main__":
+    main()

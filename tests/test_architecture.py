@@ -1,0 +1,97 @@
+"""The house rules: imports go downward, everything below cluster/ works without ray and mlflow, files stay short."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+PACKAGE = REPO / "cmray"
+PLAIN = [
+    "core",
+    "solvers",
+    "nn",
+    "objectives",
+    "samplers",
+    "datasets",
+    "metrics",
+    "config",
+    "engine",
+    "search",
+    "tracking",
+    "report",
+]
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "mlflow"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+for blocked in ("ray", "mlflow"):
+    try:
+        importlib.import_module(blocked)
+    except ImportError:
+        continue
+    sys.exit(f"{blocked} could be imported: the test blocks nothing")
+
+done = []
+def walk(name):
+    module = importlib.import_module(name)
+    done.append(name)
+    for info in pkgutil.iter_modules(getattr(module, "__path__", [])):
+        walk(f"{name}.{info.name}")
+
+for room in sys.argv[1:]:
+    walk(f"cmray.{room}")
+print("\\n".join(done))
+"""
+
+
+def linter():
+    return tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["importlinter"]
+
+
+def test_imports_go_downward_only():
+    tool = Path(sys.executable).with_name("lint-imports")
+    if not tool.exists():
+        pytest.skip("import-linter is not installed (pip install -e '.[dev]')")
+    done = subprocess.run([tool, "--no-cache"], cwd=REPO, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_every_room_has_a_floor():
+    """A package that no contract names is a package that no contract watches."""
+    contracts = {contract["name"]: contract for contract in linter()["contracts"]}
+    layers = contracts["imports go downward only"]["layers"]
+    named = {room.strip().removeprefix("cmray.") for layer in layers for room in layer.split(":")}
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms <= named, f"in no layer of pyproject.toml: {sorted(rooms - named)}"
+    no_ray = {m.removeprefix("cmray.") for m in contracts["only cluster imports ray"]["source_modules"]}
+    assert no_ray == named - {"cluster", "cli"}
+    assert set(PLAIN) == no_ray
+
+
+def test_everything_below_cluster_imports_without_ray_and_mlflow():
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL, *PLAIN], cwd=REPO, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    files = {
+        ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__")
+        for room in PLAIN
+        for path in (PACKAGE / room).rglob("*.py")
+    }
+    assert set(done.stdout.split()) == files, "a file is not importable as a module of its package"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_can_be_read_in_one_sitting(path):
+    lines = len(path.read_text().splitlines())
+    assert lines <= 400, f"{path.relative_to(REPO)} has {lines} lines; split it (400 at most)"
