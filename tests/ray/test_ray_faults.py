@@ -125,7 +125,8 @@ def last_saved(folder: Path, experiment: str) -> int:
     [
         (signal.SIGINT, "teacher", 130, 20),
         (signal.SIGINT, "study", 130, 20),
-        (signal.SIGKILL, "study", -signal.SIGKILL, 60),
+        # two small agents of a Ray whose driver is killed try for 60 s, fixed in Ray, to tell it so before they leave
+        (signal.SIGKILL, "study", -signal.SIGKILL, 90),
     ],
     ids=["Ctrl-C in DDP", "Ctrl-C in Tune", "SIGKILL"],
 )
