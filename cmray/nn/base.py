@@ -21,6 +21,10 @@ class NetConfig(ComponentConfig):
 
     class_conditional: bool = Field(False, description="feed the dataset's class labels to the network")
 
+    def architecture(self) -> dict[str, Any]:
+        """What decides the parameters' names and shapes: all fields but those that only change how it is trained."""
+        return self.model_dump(mode="json", exclude={"dropout", "activation_checkpointing"})
+
     def check(self, shape: Shape) -> None:
         """Raises ValueError with one sentence when images of `shape` do not fit the network."""
 

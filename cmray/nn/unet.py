@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmray.nn.base import NetConfig, Shape, nets
-from cmray.nn.layers import NoiseEmbedding, zero_init
+from cmray.nn.layers import NoiseEmbedding, attend, num_groups, zero_init
 
 
 @nets.register("unet")
@@ -54,8 +54,7 @@ class UNetConfig(NetConfig):
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with up to 32 groups of at least 4 channels, fewer where the channels do not divide."""
-    groups = max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
-    return nn.GroupNorm(groups, channels)
+    return nn.GroupNorm(num_groups(channels), channels)
 
 
 class ResBlock(nn.Module):
@@ -90,11 +89,7 @@ class Attention(nn.Module):
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Tensor) -> Tensor:
-        b, c, height, width = h.shape
-        qkv = self.qkv(self.norm(h)).reshape(b, 3, self.heads, c // self.heads, height * width)
-        q, k, v = (t.transpose(-1, -2) for t in qkv.unbind(1))
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(b, c, height, width)
-        return h + self.out(mixed)
+        return h + self.out(attend(self.qkv(self.norm(h)), self.heads))
 
 
 class UNet(nn.Module):
