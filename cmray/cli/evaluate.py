@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmray.cli.console import errors, output, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Address, Json, RunName, Storage, TrackingUri, command, numbers
+from cmray.cli.options import (
+    DEFAULT_STORAGE,
+    Address,
+    Json,
+    RunName,
+    Sampler,
+    Storage,
+    TrackingUri,
+    command,
+    numbers,
+    sampler_named,
+)
 
 if TYPE_CHECKING:
     from cmray.engine.evaluator import Pool
@@ -34,6 +45,7 @@ def evaluate(
         ),
     ] = None,
     times: Annotated[str | None, typer.Option("--times", metavar="80,0.8", help="Noise levels, descending.")] = None,
+    sampler_name: Sampler = None,
     num_samples: NumSamples = 10_000,
     parallel: Parallel = 1,
     address: Address = None,
@@ -48,6 +60,7 @@ def evaluate(
     budgets, levels = numbers(nfe, "--nfe", int), numbers(times, "--times", float)
     if budgets and levels and budgets != [len(levels)]:
         raise typer.BadParameter(f"--times gives {len(levels)} noise levels, but --nfe is {nfe}; leave one of them out")
+    named = sampler_named(sampler_name, bool(budgets or levels))
     from cmray.cli.progress import Progress
     from cmray.core.rng import SEED_BASE
     from cmray.engine.model import make_sampler
@@ -57,9 +70,11 @@ def evaluate(
     storage = storage.expanduser().absolute()
     who = _subject(run, storage, tracking_uri)
     if levels:
-        samplers = [make_sampler(who.run, len(levels), levels)]
+        samplers = [make_sampler(who.run, len(levels), levels, named)]
     else:
-        samplers = [make_sampler(who.run, n) for n in budgets or ((1, 35) if who.is_denoiser else (1, 2))]
+        samplers = [
+            make_sampler(who.run, n, None, named) for n in budgets or ((1, 35) if who.kind == "denoiser" else (1, 2))
+        ]
     with _setting(who, metric, parallel, address, storage) as (reference, pool):
         wanted = [Measurement(who, s, num_samples, SEED_BASE["report"], Block) for s in samplers]
         progress = Progress(errors)
@@ -83,7 +98,7 @@ def evaluate(
             table.add_column(column)
         for m, value in zip(wanted, values, strict=True):
             shown = ", ".join(f"{t:.3g}" for t in m.sampler.times[:4]) + (" ..." if len(m.sampler.times) > 4 else "")
-            table.add_row(f"{value:.3f}", str(m.sampler.nfe), m.sampler.name, shown, f"{num_samples:,}", who.weights)
+            table.add_row(f"{value:.3f}", str(m.sampler.nfe), m.sampler.title, shown, f"{num_samples:,}", who.weights)
         output.print(table)
         say(_note(metric, reference))
 
@@ -95,6 +110,9 @@ def search(
         int | None, typer.Option("--num-sigmas", min=3, help="Points of the grid; default the model's own N.")
     ] = None,
     metric: Metric = "fd/digits",
+    mode: Annotated[
+        str, typer.Option("--mode", help="exact, or reference: the paper's code, which misses either end of the grid.")
+    ] = "exact",
     num_samples: NumSamples = 10_000,
     parallel: Parallel = 1,
     address: Address = None,
@@ -117,12 +135,15 @@ def search(
 
     storage = storage.expanduser().absolute()
     who = _subject(run, storage, tracking_uri)
-    if who.is_denoiser:
-        raise CmrayError(f"{run} is a denoiser; sampling times are searched for consistency models")
+    if who.kind != "consistency":
+        raise CmrayError(f"{run} is a {who.kind} model; sampling times are searched for consistency models")
     try:
-        config = SearchConfig(nfe=tuple(budgets), num_sigmas=num_sigmas, num_samples=num_samples)
+        options = {"nfe": tuple(budgets), "num_sigmas": num_sigmas, "num_samples": num_samples, "mode": mode}
+        config = SearchConfig.model_validate(options)
     except ValidationError as error:
-        raise ConfigError(f"--nfe {nfe}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        first = error.errors()[0]
+        given = f"--mode {mode}" if first["loc"] == ("mode",) else f"--nfe {nfe}"
+        raise ConfigError(f"{given}: {first['msg'].removeprefix('Value error, ')}") from None
     for n in config.nfe:
         search_grid(who.run, config, n)  # says now if it has too few points
     with _setting(who, metric, parallel, address, storage) as (reference, pool):

@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+#: registered names, read off the file names: importing the samplers would import torch, which help must not wait for
+SAMPLERS = sorted(
+    path.stem.replace("_", "-")
+    for path in (Path(__file__).parents[1] / "samplers").glob("*.py")
+    if path.stem not in ("__init__", "base")
+)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML).", show_default=False)]
 RunName = Annotated[
@@ -38,6 +45,14 @@ Address = Annotated[
     str | None,
     typer.Option("--address", metavar="ADDR", help="A running Ray cluster; default RAY_ADDRESS, else Ray starts here."),
 ]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        metavar="NAME",
+        help=f"How to sample: {', '.join(SAMPLERS)}. Options as YAML: '{{name: edm-heun, S_churn: 40}}'.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 DEFAULT_STORAGE = Path("cmray-data")
@@ -51,6 +66,25 @@ def numbers(text: str | None, option: str, kind: type[int] | type[float]) -> lis
         return [kind(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"{option} is {text!r}; write numbers separated by commas, such as 1,2") from None
+
+
+def sampler_named(text: str | None, has_budget: bool) -> dict[str, Any] | None:
+    """The value of --sampler, a name or a mapping in YAML. Raises typer.BadParameter."""
+    if text is None:
+        return None
+    if not has_budget:
+        raise typer.BadParameter(f"--sampler {text} needs --nfe, the network evaluations it may take")
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        value = {"name": value}
+    if not isinstance(value.get("name"), str):
+        raise typer.BadParameter(f"--sampler {text}: write a name, or {{name: NAME, OPTION: VALUE}}")
+    return value
 
 
 def command(*words: str, storage: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cmray.cli.console import print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri, numbers
+from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Sampler, Storage, TrackingUri, numbers, sampler_named
 
 
 def sample(
@@ -18,6 +18,7 @@ def sample(
     ],
     nfe: Annotated[int | None, typer.Option("--nfe", min=1, help="Network evaluations per image; default 1.")] = None,
     times: Annotated[str | None, typer.Option("--times", metavar="80,0.8", help="Noise levels, descending.")] = None,
+    sampler_name: Sampler = None,
     num: Annotated[int, typer.Option("--num", min=1, help="Number of images.")] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Image i has seed SEED + i.")] = 0,
     classes: Annotated[
@@ -38,6 +39,7 @@ def sample(
     levels, labels = numbers(times, "--times", float), numbers(classes, "--class", int)
     if nfe is not None and levels and nfe != len(levels):
         raise typer.BadParameter(f"--times gives {len(levels)} noise levels, but --nfe is {nfe}; leave one of them out")
+    named = sampler_named(sampler_name, nfe is not None or levels is not None)
     from cmray.cli.places import find_run
     from cmray.core.errors import CmrayError
     from cmray.engine.session import default_device
@@ -61,10 +63,10 @@ def sample(
         raise CmrayError(f"--class is given, but {run} is not class-conditional")
     if labels is not None and not all(0 <= label < model.num_classes for label in labels):
         raise CmrayError(f"--class {classes}: labels are 0 to {model.num_classes - 1}")
-    sampler = model.sampler(len(levels) if levels else nfe or 1, levels)
+    sampler = model.sampler(len(levels) if levels else nfe or 1, levels, named)
     given = torch.tensor([labels[i % len(labels)] for i in range(num)]) if labels else None
     images = to_pixels(model.images(sampler, range(seed, seed + num), given)).numpy()
-    shown = f"{sampler.name}, {sampler.nfe} NFE, {model.weights}, seeds {seed} to {seed + num - 1}"
+    shown = f"{sampler.title}, {sampler.nfe} NFE, {model.weights}, seeds {seed} to {seed + num - 1}"
     if kind == ".png":
         from cmray.report.grids import image_grid
 
@@ -83,6 +85,7 @@ def sample(
             pixels = image.transpose(1, 2, 0)
             Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(out / f"{seed + i:06d}.png")
     if as_json:
-        print_json({"out": str(out), "num": num, "nfe": sampler.nfe, "times": sampler.times, "weights": model.weights})
+        told = {"sampler": sampler.title, "nfe": sampler.nfe, "times": sampler.times, "weights": model.weights}
+        print_json({"out": str(out), "num": num, **told})
     else:
         say(f"{num} images ({shown}): {out}")

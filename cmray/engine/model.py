@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cmray.config.checkpoint_facts import CheckpointFacts, ema_file, read_checkpoint_facts
-from cmray.config.run import RunConfig
+from cmray.config.run import NoiseConfig, RunConfig
 from cmray.core.errors import CheckpointError, CmrayError
 from cmray.core.grids import karras_sigmas
-from cmray.core.precond import Denoise, Denoiser, make_precond
+from cmray.core.precond import Denoise, Denoiser
 from cmray.core.rng import SampleNoise
 from cmray.engine.checkpoint import load_part
+from cmray.objectives import Kind
 from cmray.samplers import Sampler, samplers
+
+#: a registered sampler, or a mapping of its "name" and options
+SamplerName = str | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,8 @@ class Model:
     weights_sha256: str
     device: torch.device
 
-    def sampler(self, nfe: int, times: Sequence[float] | None = None) -> Sampler:
-        return make_sampler(self.run, nfe, times)
+    def sampler(self, nfe: int, times: Sequence[float] | None = None, name: SamplerName | None = None) -> Sampler:
+        return make_sampler(self.run, nfe, times, name)
 
     def images(self, sampler: Sampler, seeds: Sequence[int], labels: Tensor | None = None, block: int = 64) -> Tensor:
         """Images in [-1, 1], float32 [N,C,H,W] on the CPU, one per seed.
@@ -73,49 +80,106 @@ def sample_seeds(
     return sampler.sample(denoise, noise, label)
 
 
-def make_sampler(run: RunConfig, nfe: int, times: Sequence[float] | None = None) -> Sampler:
+def make_sampler(
+    run: RunConfig, nfe: int, times: Sequence[float] | None = None, name: SamplerName | None = None
+) -> Sampler:
     """The sampler a run's model is used with at a budget of network evaluations.
 
     Args:
         nfe: 1 is one step from sigma_max. A consistency model takes nfe multistep evaluations; a denoiser takes
-            (nfe + 1) / 2 Heun steps.
+            (nfe + 1) / 2 Heun steps; a progressively distilled one takes nfe Euler steps.
         times: noise levels of a consistency model, descending; by default nfe of them spread over the grid.
+        name: another sampler, or a mapping of its name and options. A denoiser's takes as many levels as make nfe.
 
     Raises:
-        CmrayError: a budget below 1 or, for a denoiser, even; times for a denoiser, out of range or not descending.
+        CmrayError: a budget below 1 or one that the sampler cannot take; times for a denoiser, out of range or not
+            descending; a sampler that is unknown, for the other kind of model, or refuses its options.
     """
     if nfe < 1:
         raise CmrayError(f"nfe is {nfe}; a sample takes at least 1 network evaluation")
-    noise = run.noise
-    denoiser = run.objective.is_denoiser
-    if denoiser and times is not None:
-        raise CmrayError("times are for consistency models; this model is a denoiser, use --nfe")
-    if denoiser and nfe % 2 == 0:
+    noise, kind = run.noise, run.objective.kind
+    if times is not None:
+        return _at_times(run, nfe, times, name)
+    if kind == "denoiser" and name is None and nfe % 2 == 0:
         raise CmrayError(
             f"nfe {nfe} is even; a denoiser is sampled with Heun steps, n of which take 2 n - 1 evaluations"
         )
-    if times is not None:
-        if len(times) != nfe:
-            raise CmrayError(f"nfe is {nfe}, but {len(times)} times are given")
-        if any(a <= b for a, b in zip(times, list(times)[1:], strict=False)):
-            raise CmrayError(f"times must descend, found {list(times)}")
-        if not all(noise.sigma_min < t <= noise.sigma_max for t in times):
-            raise CmrayError(
-                f"times must be above sigma_min {noise.sigma_min} and at most sigma_max {noise.sigma_max}, "
-                f"found {list(times)}"
-            )
-    elif nfe > 1:
-        count = (nfe + 1) // 2 if denoiser else nfe + 1
-        grid = karras_sigmas(count, noise.sigma_min, noise.sigma_max, noise.rho)
-        times = [float(s) for s in reversed(grid if denoiser else grid[1:])]
+    spec = _default_spec(kind, nfe) if name is None else _sampler_spec(name, kind != "consistency", nfe)
+    if kind == "consistency":
+        sigmas = karras_sigmas(nfe + 1, noise.sigma_min, noise.sigma_max, noise.rho).tolist()[1:]
+    elif (count := 1 if spec["name"] == "one-step" else _num_levels(spec, nfe, noise)) > 1:
+        sigmas = karras_sigmas(count, noise.sigma_min, noise.sigma_max, noise.rho).tolist()
     else:
-        times = [noise.sigma_max]
-    sigmas = tuple(sorted(float(t) for t in times))
-    if nfe == 1:
-        return samplers.parse({"name": "one-step", "sigmas": sigmas})
-    if denoiser:
-        return samplers.parse({"name": "edm-heun", "sigmas": sigmas})
-    return samplers.parse({"name": "multistep", "sigmas": sigmas, "sigma_min": noise.sigma_min})
+        sigmas = [noise.sigma_max]
+    return _parsed(spec, sigmas, noise)
+
+
+def _default_spec(kind: Kind, nfe: int) -> dict[str, Any]:
+    if kind == "few-step":
+        return {"name": "progressive-distillation"}
+    return {"name": "one-step" if nfe == 1 else "edm-heun" if kind == "denoiser" else "multistep"}
+
+
+def _at_times(run: RunConfig, nfe: int, times: Sequence[float], name: SamplerName | None) -> Sampler:
+    """A consistency model's sampler at given noise levels."""
+    noise, kind = run.noise, run.objective.kind
+    if kind != "consistency":
+        raise CmrayError(f"times are for consistency models; this model is a {kind} model, use --nfe")
+    if len(times) != nfe:
+        raise CmrayError(f"nfe is {nfe}, but {len(times)} times are given")
+    if any(a <= b for a, b in itertools.pairwise(times)):
+        raise CmrayError(f"times must descend, found {list(times)}")
+    if not all(noise.sigma_min < t <= noise.sigma_max for t in times):
+        raise CmrayError(
+            f"times must be above sigma_min {noise.sigma_min} and at most sigma_max {noise.sigma_max}, "
+            f"found {list(times)}"
+        )
+    spec = _default_spec(kind, nfe) if name is None else _sampler_spec(name, False, nfe)
+    return _parsed(spec, sorted(float(t) for t in times), noise)
+
+
+def _sampler_spec(name: SamplerName, denoiser: bool, nfe: int) -> dict[str, Any]:
+    """The sampler that was asked for by name, if it is one for this kind of model."""
+    spec = {"name": name} if isinstance(name, str) else dict(name)
+    asked = spec.get("name")
+    if not isinstance(asked, str):
+        raise CmrayError(f"a sampler is a name, or a mapping with 'name' and its options; found {name!r}")
+    if samplers.get(asked).of_consistency == denoiser:
+        kinds = ("a denoiser", "consistency models") if denoiser else ("a consistency model", "denoisers")
+        usable = [n for n in samplers.names() if samplers.get(n).of_consistency != denoiser]
+        raise CmrayError(f"sampler {asked} is for {kinds[1]}; this model is {kinds[0]}, use: {', '.join(usable)}")
+    for key in ("sigmas", "sigma_min"):
+        if key in spec:
+            raise CmrayError(f"sampler {asked}: {key} follows from the model and its budget; leave it out")
+    if asked == "one-step" and nfe > 1:
+        raise CmrayError(f"sampler one-step takes 1 network evaluation, not {nfe}; multistep takes any number")
+    return spec
+
+
+def _num_levels(spec: dict[str, Any], nfe: int, noise: NoiseConfig) -> int:
+    """How many noise levels of a denoiser's sampler make a budget."""
+    probe = _parsed(spec, [noise.sigma_min, noise.sigma_max], noise)
+    count = probe.num_levels(nfe)
+    if count is None:
+        near = [n for n in range(max(1, nfe - probe.nfe_step), nfe + probe.nfe_step + 1) if probe.num_levels(n)]
+        takes = [n for n in range(1, 4 * probe.nfe_step + 1) if probe.num_levels(n)][:3]
+        raise CmrayError(
+            f"sampler {probe.title} cannot take nfe {nfe}: it takes {', '.join(map(str, takes))} and so on; "
+            f"nearest: {' or '.join(map(str, near))}"
+        )
+    return count
+
+
+def _parsed(spec: dict[str, Any], sigmas: Sequence[float], noise: NoiseConfig) -> Sampler:
+    if spec["name"] == "multistep":
+        spec = {**spec, "sigma_min": noise.sigma_min}
+    try:
+        return samplers.parse({**spec, "sigmas": tuple(sigmas)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or first.get("ctx", {}).get("key", "")
+        text = " ".join(part for part in (where, first["msg"].removeprefix("Value error, ")) if part)
+        raise CmrayError(f"sampler {spec['name']}: {text}") from None
 
 
 def load_model(folder: Path, device: torch.device, weights: str | None = None) -> Model:
@@ -139,10 +203,10 @@ def load_model(folder: Path, device: torch.device, weights: str | None = None) -
             f"{folder} does not hold the network its manifest names: {str(error).splitlines()[0]}"
         ) from None
     net = net.to(device).eval().requires_grad_(False)
-    assert run.noise.sigma_data is not None
-    precond = make_precond(run.objective.precond, run.noise.sigma_data, run.noise.sigma_min)
     shown = "student" if file.startswith("student") else f"ema {file.removeprefix('ema-').removesuffix('.safetensors')}"
-    return Model(net, Denoiser(net, precond), run, facts.shape, facts.num_classes, shown, facts.files[file], device)
+    return Model(
+        net, Denoiser(net, run.precond()), run, facts.shape, facts.num_classes, shown, facts.files[file], device
+    )
 
 
 def _weights_file(facts: CheckpointFacts, weights: str | None, folder: Path) -> str:

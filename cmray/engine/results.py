@@ -29,6 +29,7 @@ from cmray.metrics.extractors import Extractor, extractors
 from cmray.metrics.frechet import frechet_distance
 from cmray.metrics.reference import reference_statistics
 from cmray.metrics.statistics import FeatureStatistics
+from cmray.objectives import Kind
 from cmray.samplers import Sampler
 from cmray.search import GreedySearch
 from cmray.tracking.records import Evaluation, Provenance, Search, SearchPoint
@@ -75,9 +76,9 @@ class Subject:
     weights_sha256: str
 
     @property
-    def is_denoiser(self) -> bool:
-        """A teacher rather than a consistency model."""
-        return self.run.objective.is_denoiser
+    def kind(self) -> Kind:
+        """How it is sampled: a denoiser, a consistency function, or a few-step denoiser."""
+        return self.run.objective.kind
 
 
 def subject(trial_folder: Path, checkpoint: Path) -> Subject:
@@ -111,7 +112,7 @@ class Measurement:
             n=self.num_samples,
             seed_first=self.seed_first,
             seed_block=self.block,
-            sampler=self.sampler.name,
+            sampler=self.sampler.title,
             nfe=self.sampler.nfe,
             times=self.sampler.times,
             weights=self.subject.weights,
@@ -130,7 +131,7 @@ def planned(
     who: Subject, nfe: Sequence[int], times: dict[int, tuple[float, ...]], num_samples: int, block: int
 ) -> list[Measurement]:
     """The measurements of one model at several budgets, on the seeds that are reported."""
-    samplers = [make_sampler(who.run, n, None if who.is_denoiser else times.get(n)) for n in nfe]
+    samplers = [make_sampler(who.run, n, times.get(n) if who.kind == "consistency" else None) for n in nfe]
     return [Measurement(who, sampler, num_samples, SEED_BASE["report"], block) for sampler in samplers]
 
 
@@ -214,8 +215,7 @@ def search_grid(run: RunConfig, config: SearchConfig, nfe: int) -> np.ndarray:
     Raises:
         ConfigError: the grid has too few points for the budget.
     """
-    steps = run.train.steps
-    count = config.num_sigmas or run.objective.num_sigmas.num_sigmas_at(steps - 1, steps)
+    count = config.num_sigmas or run.objective.search_num_sigmas(run.train.steps)
     if count < nfe + 1:
         raise ConfigError(f"search.nfe {nfe} needs a grid of at least {nfe + 1} points, but N is {count}")
     return karras_sigmas(count, run.noise.sigma_min, run.noise.sigma_max, run.noise.rho)
@@ -227,6 +227,7 @@ def search_key(who: Subject, config: SearchConfig, nfe: int, reference: Referenc
         "nfe": nfe,
         "num_sigmas": len(search_grid(who.run, config, nfe)),
         "num_samples": config.num_samples,
+        **({} if config.mode == "exact" else {"mode": config.mode}),
         "extractor": reference.extractor_sha256,
         "reference": reference.sha256,
         "block": block,
@@ -260,7 +261,7 @@ def search_times(
         return Search.model_validate_json(path.read_text())
     grid = search_grid(who.run, config, nfe)
     unfinished = path.with_suffix(".state")  # what an interrupted search has measured already
-    search = GreedySearch(len(grid), nfe)
+    search = GreedySearch(len(grid), nfe, config.mode)
     if unfinished.is_file():
         search = GreedySearch.from_state(json.loads(unfinished.read_text()))
     began = time.monotonic()

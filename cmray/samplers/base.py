@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -12,18 +12,27 @@ from torch import Tensor
 from cmray.core.precond import Denoise
 from cmray.core.registry import ComponentConfig, Registry
 from cmray.core.rng import SampleNoise
+from cmray.solvers import SolverConfig
+from cmray.solvers.euler import Euler
 
 samplers: Registry[Any] = Registry("sampler", ["cmray.samplers"])
 
 
 class Sampler(ComponentConfig):
-    """Walks a list of noise levels from the highest to the lowest.
+    """Walks a list of noise levels from the highest to the lowest. Tests measure `nfe`, `order`, `is_deterministic`.
 
     Args:
         sigmas: ascending noise levels, all positive; sampling starts from sigmas[-1] * z.
+        clip_denoised: clips every answer of the network to [-1, 1], as the reference code does when it samples.
     """
 
+    #: of the error against the probability-flow ODE, started at high noise; None where it solves none
+    order: ClassVar[int | None] = None
+    #: whether it asks a consistency function f rather than a denoiser D
+    of_consistency: ClassVar[bool] = False
+
     sigmas: tuple[float, ...] = Field(min_length=1)
+    clip_denoised: bool = Field(False, description="clip what the network says to [-1, 1], as the reference code does")
 
     @field_validator("sigmas")
     @classmethod
@@ -33,27 +42,82 @@ class Sampler(ComponentConfig):
         return value
 
     @property
+    def is_deterministic(self) -> bool:
+        """Whether sigmas[-1] z is the only noise in a sample; else `order` is that without the noise added later."""
+        return self.order is not None
+
+    @property
+    def nfe_step(self) -> int:
+        """Network evaluations of a step between two levels."""
+        return 1
+
+    @property
+    def nfe_last(self) -> int:
+        """Network evaluations from the lowest level to the clean image."""
+        return 1
+
+    @property
     def nfe(self) -> int:
         """Network evaluations per sample."""
-        return len(self.sigmas)
+        return self.nfe_step * (len(self.sigmas) - 1) + self.nfe_last
+
+    def num_levels(self, nfe: int) -> int | None:
+        """How many noise levels take `nfe` network evaluations with these options; None where no number does."""
+        steps, rest = divmod(nfe - self.nfe_last, self.nfe_step)
+        return steps + 1 if rest == 0 and steps >= 0 and nfe > 0 else None
 
     @property
     def times(self) -> list[float]:
         """The noise levels in the order in which they are visited: descending."""
         return list(reversed(self.sigmas))
 
-    def step(self, denoise: Denoise, x: Tensor, i: int, noise: SampleNoise, label: Tensor | None) -> Tensor:
-        """From x at sigmas[i] to x at sigmas[i-1], or to the clean image when i is 0."""
+    @property
+    def title(self) -> str:
+        """Name and options that are not the default, "edm-heun S_churn=40.0": what tells records apart."""
+        options = self.model_dump(exclude_defaults=True, exclude={"name", "sigmas"})
+        return " ".join([self.name, *(f"{key}={value}" for key, value in options.items())])
+
+    def step(
+        self, denoise: Denoise, x: Tensor, i: int, noise: SampleNoise, label: Tensor | None, past: list[Tensor]
+    ) -> Tensor:
+        """From x at sigmas[i] to x at sigmas[i-1], or to the clean image when i is 0.
+
+        Args:
+            past: this run's, empty at first; multistep methods keep here, newest last, what they evaluated earlier.
+        """
         raise TypeError(f"{type(self).__name__} does not define step")
 
     @torch.no_grad()
     def sample(self, denoise: Denoise, noise: SampleNoise, label: Tensor | None = None) -> Tensor:
         """Clean images, float32 [B,C,H,W], about [-1, 1]. The result depends on weights, sampler and seeds only."""
+        ask = (lambda *args: denoise(*args).clamp(-1, 1)) if self.clip_denoised else denoise
         x = self.sigmas[-1] * noise.draw()
+        past: list[Tensor] = []
         for i in reversed(range(len(self.sigmas))):
-            x = self.step(denoise, x, i, noise, label)
+            x = self.step(ask, x, i, noise, label, past)
         return x
 
     def level(self, i: int, x: Tensor) -> Tensor:
         """sigmas[i] as a batch [B] (0 for i = -1)."""
-        return torch.full((x.shape[0],), self.sigmas[i] if i >= 0 else 0.0, device=x.device)
+        return batch_of(self.sigmas[i] if i >= 0 else 0.0, x)
+
+
+class SolverSampler(Sampler):
+    """Steps of an ODE solver down the grid and a last Euler step to 0, which is D(x, sigmas[0])."""
+
+    solver: ClassVar[SolverConfig]
+
+    @property
+    def nfe_step(self) -> int:
+        return self.solver.nfe
+
+    def step(
+        self, denoise: Denoise, x: Tensor, i: int, noise: SampleNoise, label: Tensor | None, past: list[Tensor]
+    ) -> Tensor:
+        solver = self.solver if i > 0 else Euler()
+        return solver.step(denoise, x, self.level(i, x), self.level(i - 1, x), label)
+
+
+def batch_of(sigma: float, x: Tensor) -> Tensor:
+    """One noise level for all of x [B,C,H,W], as [B]."""
+    return torch.full((x.shape[0],), sigma, dtype=x.dtype, device=x.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -20,6 +21,8 @@ class Multistep(Sampler):
         sigma_min: epsilon, the noise that f leaves in its output; below every noise level.
     """
 
+    of_consistency: ClassVar[bool] = True
+
     sigma_min: float = Field(0.002, gt=0)
 
     @model_validator(mode="after")
@@ -28,7 +31,17 @@ class Multistep(Sampler):
             raise ValueError(f"sigmas starts at {self.sigmas[0]}, below sigma_min {self.sigma_min}")
         return self
 
-    def step(self, denoise: Denoise, x: Tensor, i: int, noise: SampleNoise, label: Tensor | None) -> Tensor:
+    @property
+    def is_deterministic(self) -> bool:
+        return len(self.sigmas) == 1
+
+    @property
+    def title(self) -> str:
+        return self.name  # sigma_min is a fact of the model, not a choice
+
+    def step(
+        self, denoise: Denoise, x: Tensor, i: int, noise: SampleNoise, label: Tensor | None, past: list[Tensor]
+    ) -> Tensor:
         x = denoise(x, self.level(i, x), label)
         if i == 0:
             return x

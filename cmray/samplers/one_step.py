@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor
 
@@ -14,7 +16,15 @@ from cmray.samplers.base import Sampler, samplers
 class OneStep(Sampler):
     """x = f(sigma_max z, sigma_max). For a denoiser this is one Euler step from sigma_max to 0."""
 
+    of_consistency: ClassVar[bool] = True
+
     sigmas: tuple[float, ...] = Field(min_length=1, max_length=1)
 
-    def step(self, denoise: Denoise, x: Tensor, i: int, noise: SampleNoise, label: Tensor | None) -> Tensor:
+    @property
+    def is_deterministic(self) -> bool:
+        return True
+
+    def step(
+        self, denoise: Denoise, x: Tensor, i: int, noise: SampleNoise, label: Tensor | None, past: list[Tensor]
+    ) -> Tensor:
         return denoise(x, self.level(i, x), label)

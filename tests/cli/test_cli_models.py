@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +176,8 @@ def test_a_grid_is_a_picture_and_machines_are_told(models, tmp_path):
     told = good(
         here("sample", models.teacher, "--storage", models.storage, "--out", out, "--nfe", 3, "--num", 9, "--json")
     ).json
-    assert told == {"out": str(out), "num": 9, "nfe": 3, "times": told["times"], "weights": "ema 0.9"}
+    where = {"out": str(out), "num": 9, "weights": "ema 0.9"}
+    assert told == {**where, "sampler": "edm-heun", "nfe": 3, "times": told["times"]}
     assert told["times"][0] == 80
     assert told["times"] == sorted(told["times"], reverse=True)
     assert min(Image.open(out).size) >= 3 * 40
@@ -238,6 +241,86 @@ def test_a_teacher_is_measured_with_heun(models, copied):
         here("evaluate", models.teacher, "--storage", copied, "--num-samples", 64, "--nfe", "1,5", "--json")
     ).json
     assert [(t["sampler"], t["nfe"]) for t in told] == [("one-step", 1), ("edm-heun", 5)]
+
+
+def test_samplers_and_their_options_have_records_of_their_own(models, copied):
+    arguments = ("evaluate", models.teacher, "--storage", copied, "--num-samples", 64, "--nfe", 5, "--json")
+    asked = {
+        None: "edm-heun",
+        "edm-heun": "edm-heun",
+        "dpmpp-2m": "dpmpp-2m",
+        "{name: edm-heun, S_churn: 40}": "edm-heun S_churn=40.0",
+        "{name: edm-heun, S_churn: 40, S_noise: 1.01}": "edm-heun S_churn=40.0 S_noise=1.01",
+    }
+    values = {}
+    for text, title in asked.items():
+        (told,) = good(here(*arguments, *(["--sampler", text] if text else []))).json
+        assert (told["sampler"], told["nfe"]) == (title, 5)
+        values[text] = told["value"]
+    assert values[None] == values["edm-heun"]
+    assert len(set(values.values())) == 4
+    assert len(list((copied / models.teacher / "evaluations").glob("*.json"))) == 4
+    shown = good(here(*arguments[:-1], "--sampler", "dpmpp-2m")).out
+    assert "dpmpp-2m" in shown
+
+
+SAMPLING = [
+    (["--sampler", "edm-huen", "--nfe", 3], ["edm-huen", "did you mean 'edm-heun'"]),
+    (["--sampler", "edm-heun", "--nfe", 2], ["cannot take nfe 2", "nearest: 1 or 3"]),
+    (["--sampler", "multistep", "--nfe", 2], ["multistep is for consistency models"]),
+    (["--sampler", "euler"], ["--sampler euler needs --nfe"]),
+    (["--sampler", "{name: edm-heun, S_churn", "--nfe", 3], ["--sampler {name: edm-heun", "write a name"]),
+    (["--sampler", "[euler]", "--nfe", 3], ["--sampler [euler]", "write a name"]),
+    (["--sampler", "{name: edm-heun, churn: 1}", "--nfe", 3], ["edm-heun", "churn", "did you mean 'S_churn'"]),
+]
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+@pytest.mark.parametrize(("more", "words"), SAMPLING, ids=[w[0] for _, w in SAMPLING])
+def test_a_sampler_that_cannot_be_is_one_line(models, copied, tmp_path, command, more, words):
+    out = ["--out", tmp_path / "x.npz"] if command == "sample" else []
+    ran = here(command, models.teacher, "--storage", copied, *out, *more)
+    assert ran.code == 2
+    (line,) = ran.err.strip().splitlines()
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "x.npz").exists()
+    assert not list((copied / models.teacher).glob("evaluations/*.json"))
+
+
+def test_images_by_a_named_sampler(models, tmp_path):
+    def pixels(*more: object) -> np.ndarray:
+        out = tmp_path / "x.npz"
+        good(here("sample", models.teacher, "--storage", models.storage, "--out", out, "--num", 3, "--nfe", 9, *more))
+        with np.load(out) as arrays:
+            return arrays["arr_0"]
+
+    usual = pixels()
+    np.testing.assert_array_equal(pixels("--sampler", "edm-heun"), usual)
+    assert (pixels("--sampler", "euler") != usual).any()
+    assert (pixels("--sampler", "{name: edm-heun, S_churn: 40}") != usual).any()
+    student = good(
+        here("sample", models.student, "--storage", models.storage, "--out", tmp_path / "y.npz", "--num", 2,
+             "--sampler", "multistep", "--times", "80,1", "--json")
+    ).json  # fmt: skip
+    assert (student["sampler"], student["times"]) == ("multistep", [80.0, 1.0])
+
+
+def test_help_lists_the_samplers_there_are_without_importing_them():
+    from cmray.cli.options import SAMPLERS
+    from cmray.samplers import samplers
+
+    assert samplers.names() == SAMPLERS, "a sampler's file has its name; what several share lies in base.py"
+    code = (
+        "import sys, cmray.cli.main as m\n"
+        "try: m.main(['sample', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr.strip() == "False"
+    words = set(ran.stdout.replace(",", " ").replace(".", " ").split())
+    assert {"ancestral", "ddim", "euler", "multistep"} <= words
 
 
 def test_a_search_reports_on_seeds_it_did_not_see(models, copied):

@@ -1,5 +1,6 @@
 """A trained network as samples: an image depends on weights, sampler and seed, and on nothing else."""
 
+import contextlib
 import random
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from cmray.engine.state import TrainState
 from cmray.metrics.extractors import extractors
 from cmray.metrics.frechet import frechet_distance
 from cmray.metrics.reference import reference_statistics
+from cmray.samplers import samplers
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,66 @@ def test_by_default_a_consistency_model_is_sampled_on_its_own_grid_above_sigma_m
     assert make_sampler(CT, 4).sigmas == pytest.approx(tuple(karras_sigmas(5, 0.002, 80.0, 7.0)[1:]))
     assert make_sampler(EDM, 9).sigmas == pytest.approx(tuple(karras_sigmas(5, 0.002, 80.0, 7.0)))
     assert make_sampler(CT, 2, [80.0, 0.8]).times == [80.0, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("run", "nfe", "name", "words"),
+    [
+        (EDM, 3, "edm-huen", "unknown sampler 'edm-huen'; did you mean 'edm-heun'?"),
+        (EDM, 2, "edm-heun", "sampler edm-heun cannot take nfe 2: it takes 1, 3, 5 and so on; nearest: 1 or 3"),
+        (EDM, 5, "dpm-solver-3", "sampler dpm-solver-3 cannot take nfe 5: it takes 1, 4, 7 and so on; nearest: 4 or 7"),
+        (EDM, 1, "predictor-corrector", "it takes 2, 4, 6 and so on; nearest: 2"),
+        (
+            EDM,
+            4,
+            {"name": "predictor-corrector", "corrector_steps": 2},
+            "corrector_steps=2 cannot take nfe 4: it takes 3",
+        ),
+        (EDM, 1, "one-step", "sampler one-step is for consistency models; this model is a denoiser, use: ancestral, "),
+        (EDM, 2, "multistep", "sampler multistep is for consistency models"),
+        (CT, 2, "euler", "euler is for denoisers; this model is a consistency model, use: multistep, one-step"),
+        (CT, 2, "one-step", "one-step takes 1 network evaluation, not 2"),
+        (CT, 2, {"name": "multistep", "sigma_min": 0.1}, "sigma_min follows from the model"),
+        (EDM, 3, {"name": "edm-heun", "sigmas": [1.0]}, "sigmas follows from the model"),
+        (EDM, 3, {"name": "edm-heun", "S_churm": 1}, "sampler edm-heun: S_churm unknown key; did you mean 'S_churn'?"),
+        (EDM, 3, {"name": "edm-heun", "S_churn": "much"}, "sampler edm-heun: S_churn"),
+        (EDM, 3, {"name": "edm-heun", "S_noise": 2}, "sampler edm-heun: S_min, S_max and S_noise say"),
+        (EDM, 3, {"S_churn": 1}, "a sampler is a name, or a mapping with 'name'"),
+        (EDM, 0, "euler", "nfe is 0"),
+    ],
+)
+def test_a_sampler_asked_for_that_cannot_be_is_told_in_one_line(run, nfe, name, words):
+    with pytest.raises(CmrayError, match=r".+") as error:
+        make_sampler(run, nfe, name=name)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", samplers.names())
+def test_every_sampler_is_there_for_a_model_by_its_name_and_takes_the_budget(folders, name):
+    cls = samplers.get(name)
+    m = model(folders, "ct" if cls.of_consistency else "edm")
+    made = []
+    for nfe in range(1, 9):
+        with contextlib.suppress(CmrayError):  # a budget that it cannot take
+            made.append((nfe, m.sampler(nfe, name=name)))
+    assert len(made) == 1 if name == "one-step" else len(made) >= 3
+    for nfe, sampler in made:
+        assert (sampler.name, sampler.nfe, sampler.times[0]) == (name, nfe, 80.0)
+        if len(sampler.sigmas) > 1 and not cls.of_consistency:
+            assert sampler.sigmas == pytest.approx(tuple(karras_sigmas(len(sampler.sigmas), 0.002, 80.0, 7.0)))
+    sampler = made[-1][1]
+    whole = m.images(sampler, range(70))
+    assert whole.isfinite().all()
+    assert torch.equal(whole[[66]], m.images(sampler, [66]))
+
+
+def test_a_sampler_by_its_usual_name_is_the_default_one():
+    assert make_sampler(EDM, 5, name="edm-heun") == make_sampler(EDM, 5)
+    assert make_sampler(CT, 3, name="multistep") == make_sampler(CT, 3)
+    assert make_sampler(CT, 1, name="one-step") == make_sampler(CT, 1)
+    assert make_sampler(CT, 2, [80.0, 0.8], "multistep") == make_sampler(CT, 2, [80.0, 0.8])
+    assert make_sampler(EDM, 5, name={"name": "edm-heun", "S_churn": 40}).S_churn == 40
 
 
 def test_seed_blocks_cover_all_seeds_once_in_order():

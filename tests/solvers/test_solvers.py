@@ -97,7 +97,15 @@ def test_euler_to_zero_is_the_denoiser():
     torch.testing.assert_close(out, DATA.denoise(x, sigma))
 
 
-def test_the_registry_holds_both_solvers_of_the_paper_and_the_base_is_no_solver():
-    assert {"euler": 1, "heun": 2}.items() <= {n: solvers.get(n).order for n in solvers.names()}.items()
+def test_the_midpoint_of_dpm_solver_2_is_the_geometric_mean():
+    denoise = Calls(DATA.denoise)
+    solvers.parse("dpm-solver-2").step(denoise, start().float(), torch.full((8,), 8.0), torch.full((8,), 2.0), None)
+    assert [sigma[0].item() for _, sigma, _ in denoise.seen] == [8.0, 4.0]
+
+
+def test_the_registry_holds_the_solvers_of_the_paper_and_the_base_is_no_solver():
+    assert {"euler": 1, "heun": 2, "dpm-solver-2": 2}.items() <= {
+        n: solvers.get(n).order for n in solvers.names()
+    }.items()
     with pytest.raises(TypeError, match="SolverConfig does not define step"):
         SolverConfig().step(DATA.denoise, start(), start(), start(), None)
