@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from cmray.core.precond import expand
 
@@ -36,13 +37,20 @@ class Gaussian:
 
 
 class Calls:
-    """A denoiser that keeps what it was asked: x, sigma and label of every call."""
+    """A denoiser that keeps what it was asked: x, sigma and label of every call.
+
+    `frozen_forwards` counts the calls made without gradients, those that also carry a forward derivative twice, as
+    that is about what they cost.
+    """
 
     def __init__(self, denoise):
         self.denoise = denoise
         self.seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.frozen_forwards = 0
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        if not torch.is_grad_enabled():
+            self.frozen_forwards += 1 if forward_ad.unpack_dual(x).tangent is None else 2
         self.seen.append((x.detach().clone(), sigma.clone(), label))
         return self.denoise(x, sigma, label)
 

@@ -39,7 +39,7 @@ def doctor(
         _tracking(tracking_uri, str(storage)),
         _ray(address),
     ]
-    checks += _weights()
+    checks += [*_weights(), *_backbones()]
     if as_json:
         print_json([asdict(c) for c in checks])
     else:
@@ -167,4 +167,24 @@ def _weights() -> list[Check]:
             checks.append(Check(f"extractor {name}", True, f"{made.dim} features, weights {made.sha256[:8]}"))
         except CmrayError as error:
             checks.append(Check(f"extractor {name}", False, str(error)))
+    return checks
+
+
+def _backbones() -> list[Check]:
+    """A backbone that is not here is no fault: only runs with that distance need it, and their plan says so too."""
+    from cmray.core.errors import CmrayError
+    from cmray.metrics.lpips import BACKBONES, how_to_get, load_features, weights_path
+
+    checks = []
+    for net, backbone in BACKBONES.items():
+        name, path = f"lpips {net}", weights_path(net)
+        if not path.exists():
+            found = f"{backbone.file} is not here; only the distance lpips with net {net} needs it: {how_to_get(net)}"
+            checks.append(Check(name, True, found))
+            continue
+        try:
+            load_features(net, path)
+            checks.append(Check(name, True, str(path)))
+        except CmrayError as error:
+            checks.append(Check(name, False, str(error)))
     return checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,16 @@ class Mirror:
 
 
 def _metric_of(evaluation: Evaluation) -> str:
-    """final/fd/digits@1, final/fd/digits@2/t_0.8, final/fd/digits@2/searched."""
+    """final/fd/digits@1, final/fd/digits@2/t_0.8, final/fd/digits@2/searched, final/fd/digits@35/dpmpp-2m."""
     p = evaluation.provenance
     name = f"final/{p.metric}@{p.nfe}"
     if p.searched:
         return f"{name}/searched"
-    return f"{name}/t_{'_'.join(f'{t:.4g}' for t in p.times[1:])}" if p.sampler == "multistep" else name
+    if p.sampler == "multistep":
+        return f"{name}/t_{'_'.join(f'{t:.4g}' for t in p.times[1:])}"
+    # those that a model of each kind is sampled with by default; others say so, with their options
+    plain = ("one-step", "edm-heun", "progressive-distillation")
+    return name if p.sampler in plain else f"{name}/{re.sub(r'[^A-Za-z0-9_.-]+', '_', p.sampler)}"
 
 
 def _begun(record: ExperimentRecord) -> list[TrialRecord]:

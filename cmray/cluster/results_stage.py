@@ -49,12 +49,12 @@ class ResultsStage:
     def check(self) -> None:
         """Raises CmrayError when a model of the plan could not be measured or searched as the file asks."""
         for trial in self.plan.all_trials:
-            denoiser = trial.run.objective.is_denoiser
+            kind = trial.run.objective.kind
             try:
-                for nfe in self.settings.teacher_nfe if denoiser else self.settings.nfe:
-                    make_sampler(trial.run, nfe, None if denoiser else self.settings.times.get(nfe))
+                for nfe in self.settings.teacher_nfe if kind == "denoiser" else self.settings.nfe:
+                    make_sampler(trial.run, nfe, self.settings.times.get(nfe) if kind == "consistency" else None)
                 search = self.plan.config.search
-                if search is not None and not denoiser:
+                if search is not None and kind == "consistency":
                     for nfe in search.nfe:
                         search_grid(trial.run, search, nfe)
             except CmrayError as error:
@@ -118,14 +118,14 @@ class ResultsStage:
         s = self.settings
         out = []
         for who in subjects.values():
-            budgets = s.teacher_nfe if who.is_denoiser else s.nfe
+            budgets = s.teacher_nfe if who.kind == "denoiser" else s.nfe
             out += planned(who, budgets, s.times, s.num_samples, s.block)
         return out
 
     def _searched_subjects(self, subjects: dict[str, Subject], reference: Reference) -> list[Subject]:
         """The models whose times are searched: all consistency models, or the best in one step."""
         config = self.plan.config.search
-        models = [who for who in subjects.values() if not who.is_denoiser]
+        models = [who for who in subjects.values() if who.kind == "consistency"]
         if config is None or not models:
             return []
         if config.trials == "all":
@@ -159,7 +159,7 @@ class ResultsStage:
         searched = {who.folder.name: s for who, s in self._searches(subjects, reference) or [] if s.nfe == 2}
         rows = []
         for name, who in subjects.items():
-            budgets = self.settings.teacher_nfe if who.is_denoiser else (1,)
+            budgets = self.settings.teacher_nfe if who.kind == "denoiser" else (1,)
             wanted = [(m.sampler, f"{labels[name]} · {m.sampler.nfe} NFE") for m in planned(who, budgets, {}, 2, 1)]
             if name in searched:
                 sampler = searched_measurement(who, searched[name], 2, 1).sampler

@@ -123,6 +123,9 @@ class SearchConfig(Strict):
     )
     num_samples: int = Field(default=10_000, ge=2)
     trials: Literal["best", "all"] = "best"
+    mode: Literal["exact", "reference"] = Field(
+        default="exact", description="reference asks what the paper's code asks, in its order, and misses either end"
+    )
 
     @field_validator("nfe")
     @classmethod

@@ -76,6 +76,8 @@ def plan_experiment(path: Path, overrides: Sequence[str], storage: Path, only: S
 
 def _plan(path: Path, overrides: Sequence[str], storage: Path, only: Sequence[str]) -> Plan:
     raw = load_raw(path, overrides)
+    if "theory" in raw.values:
+        raise ConfigError(f"{path} is a theory file, which trains nothing; run: cmray theory {path}")
     planner = _Planner(storage)
     config = validated(ExperimentConfig, raw.values, raw)
     for name in only:
@@ -173,11 +175,11 @@ class _Planner:
             _check_against_data(run, facts)
         except CmrayError as error:
             raise type(error)(f"{raw.path}: {error}{note}") from None
-        noise = run.noise.model_copy(update={"sigma_data": run.noise.sigma_data or round(facts.std, 6)})
+        noise = run.noise.model_copy(update={"sigma_data": _sigma_data(run, facts)})
         update: dict[str, Any] = {"data": run.data.model_copy(update={"digest": facts.digest}), "noise": noise}
         if run.teacher is not None:
             # a teacher that the objective does not use must not give the trial another name
-            used = run.objective.needs_teacher
+            used = run.objective.uses_teacher
             update["teacher"] = run.teacher.model_copy(update={"identity": teacher_identity}) if used else None
         run = run.model_copy(update=update)
         digest = content_hash(run)
@@ -209,7 +211,7 @@ class _Planner:
         return facts
 
     def _teacher(self, run: RunConfig, facts: DataFacts) -> tuple[Trial | None, Path | None, str | None]:
-        if run.teacher is None or not run.objective.needs_teacher:
+        if run.teacher is None or not run.objective.uses_teacher:
             return None, None, None
         if run.teacher.checkpoint is not None:
             made = read_checkpoint_facts(run.teacher.checkpoint)
@@ -218,7 +220,7 @@ class _Planner:
                     f"teacher.checkpoint {run.teacher.checkpoint} makes images of shape {list(made.shape)} (C, H, W), "
                     f"but the data has {list(facts.shape)}"
                 )
-            _check_teacher_run(run, made.run, str(run.teacher.checkpoint))
+            _check_teacher_run(run, made.run, str(run.teacher.checkpoint), facts)
             _check_identity(run, made.weights_sha256)
             return None, run.teacher.checkpoint, made.weights_sha256
         assert run.teacher.experiment is not None
@@ -238,7 +240,7 @@ class _Planner:
                 f"{list(teacher.data.shape)}, "
                 f"but the data of this run is {facts.name} {list(facts.shape)}; both must use the same dataset"
             )
-        _check_teacher_run(run, teacher.run, str(run.teacher.experiment))
+        _check_teacher_run(run, teacher.run, str(run.teacher.experiment), facts)
         _check_identity(run, teacher.hash)
         return teacher, None, teacher.hash
 
@@ -249,18 +251,34 @@ def _check_identity(run: RunConfig, identity: str) -> None:
         raise ConfigError(f"teacher.identity is {run.teacher.identity}, but the teacher's is {identity}")
 
 
-def _check_teacher_run(run: RunConfig, teacher: RunConfig, shown: str) -> None:
+def _sigma_data(run: RunConfig, facts: DataFacts) -> float:
+    return run.noise.sigma_data or round(facts.std, 6)
+
+
+def _check_teacher_run(run: RunConfig, teacher: RunConfig, shown: str, facts: DataFacts) -> None:
     if not teacher.objective.is_denoiser:
         raise ConfigError(f"teacher {shown} has objective.name {teacher.objective.name}; a teacher is a denoiser (edm)")
     if teacher.net.class_conditional and not run.net.class_conditional:
         raise ConfigError(
             f"net.class_conditional is false, but the teacher {shown} is class-conditional and needs the labels"
         )
-    if run.objective.starts_from == "teacher" and content_hash(run.net) != content_hash(teacher.net):
+    if run.objective.starts_from == "teacher" and run.net.architecture() != teacher.net.architecture():
+        field = "init is teacher" if hasattr(run.objective, "init") else f"name is {run.objective.name}"
         raise ConfigError(
-            f"objective.init is teacher, which needs the teacher's net, but net is {run.net.model_dump()} and that of "
-            f"{shown} is {teacher.net.model_dump()}"
+            f"objective.{field}, which needs the teacher's net, that of {shown}, but "
+            f"{_differences(run.net.architecture(), teacher.net.architecture())}"
         )
+    if run.objective.replaces_teacher and _sigma_data(run, facts) != teacher.noise.sigma_data:
+        raise ConfigError(
+            f"noise.sigma_data is {_sigma_data(run, facts)} and that of {shown} is {teacher.noise.sigma_data}; "
+            f"objective.name {run.objective.name} makes the student the next teacher, so both must be the same"
+        )
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """The fields by which a student's net is not its teacher's; the name alone when they are of two kinds."""
+    keys = [key for key in ours if ours[key] != theirs.get(key)] if ours["name"] == theirs["name"] else ["name"]
+    return ", ".join(f"net.{key} is {ours[key]} instead of {theirs[key]}" for key in keys)
 
 
 def _check_against_data(run: RunConfig, facts: DataFacts) -> None:
@@ -272,6 +290,12 @@ def _check_against_data(run: RunConfig, facts: DataFacts) -> None:
         _check_extractor(run.curve.extractor, facts, "curve.metric")
     if run.objective.features is not None:
         _check_extractor(run.objective.features, facts, "objective.distance.extractor")
+    distance = getattr(run.objective, "distance", None)
+    if distance is not None:
+        try:
+            distance.check(facts.shape)
+        except (CmrayError, ValueError) as error:
+            raise ConfigError(f"objective.distance: {error}") from None
     try:
         run.net.check(facts.shape)
     except ValueError as error:

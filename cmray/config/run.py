@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cmray.config.fields import METRIC_HELP, Budgets, Metric, extractor_of
+from cmray.core.precond import Precond, make_precond
 from cmray.core.strict import Strict
 from cmray.nn import NetField
 from cmray.objectives import ObjectiveField
@@ -107,6 +108,7 @@ class TrainConfig(Strict):
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm; null does not clip")
     ema: tuple[float, ...] = Field(default=(0.999,), min_length=1, description="rates; the first is used for sampling")
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = Field(default=False, description="torch.compile the networks: worth it for long runs")
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="steps; null saves ten times a run", json_schema_extra=NOT_IDENTITY
     )
@@ -173,8 +175,20 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _agree(self) -> RunConfig:
-        if self.objective.needs_teacher and self.teacher is None:
-            raise ValueError(f"objective.name {self.objective.name} needs a teacher, but teacher is not given")
+        if self.objective.uses_teacher and self.teacher is None:
+            why = "" if self.objective.needs_teacher else " to start from (objective.init)"
+            raise ValueError(f"objective.name {self.objective.name} needs a teacher{why}, but teacher is not given")
+        if self.objective.needs_jvp and self.train.compile:
+            raise ValueError(
+                f"train.compile is true, but objective.name {self.objective.name} differentiates the network forwards, "
+                f"which torch.compile does not support"
+            )
+        if self.objective.needs_jvp and getattr(self.net, "activation_checkpointing", False):
+            raise ValueError(
+                f"net.activation_checkpointing is true, but objective.name {self.objective.name} differentiates the "
+                f"network forwards, which it does not support"
+            )
+        self.objective.check_steps(self.train.steps)
         parts = self.resources.workers * self.train.accumulate
         if self.train.batch_size % parts:
             raise ValueError(
@@ -184,3 +198,9 @@ class RunConfig(Strict):
         if self.curve is not None and self.curve.every > self.train.steps:
             raise ValueError(f"curve.every {self.curve.every} exceeds train.steps {self.train.steps}")
         return self
+
+    def precond(self) -> Precond:
+        """The preconditioning of the network that this run trains. `noise.sigma_data` must be resolved."""
+        if self.noise.sigma_data is None:
+            raise ValueError("noise.sigma_data is not resolved")
+        return make_precond(self.objective.precond, self.noise.sigma_data, self.noise.sigma_min)

@@ -19,6 +19,10 @@ class FixedNumSigmas(ComponentConfig):
 
     num_sigmas: int = Field(18, ge=2)
 
+    @property
+    def label(self) -> str:
+        return f"N={self.num_sigmas}"
+
     def num_sigmas_at(self, step: int, steps: int) -> int:
         return self.num_sigmas
 
@@ -39,10 +43,85 @@ class AdaptiveNumSigmas(ComponentConfig):
             raise ValueError(f"s0 {self.s0} and s1 {self.s1} must satisfy s0 <= s1")
         return self
 
+    @property
+    def label(self) -> str:
+        return f"N(k) {self.s0}→{self.s1 + 1}"
+
     def num_sigmas_at(self, step: int, steps: int) -> int:
         s0, s1 = self.s0, self.s1
         # max(1, .) as in the reference code: rounding in the square root must not give an empty grid at k = 0
         return max(1, math.ceil(math.sqrt(step / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1)) + 1
+
+
+@num_sigmas_schedules.register("doubling")
+class DoublingNumSigmas(ComponentConfig):
+    """N(k) = min(s0 2^floor(k/K'), s1) + 1 with K' = floor(K / (log2 floor(s1/s0) + 1))   (iCT, Sec. 3.4)."""
+
+    s0: int = Field(10, ge=1)
+    s1: int = Field(1280, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DoublingNumSigmas:
+        if self.s1 < self.s0:
+            raise ValueError(f"s0 {self.s0} and s1 {self.s1} must satisfy s0 <= s1")
+        return self
+
+    @property
+    def label(self) -> str:
+        return f"N(k) {self.s0 + 1}⇉{self.s1 + 1}"
+
+    def num_sigmas_at(self, step: int, steps: int) -> int:
+        stage_steps = max(1, math.floor(steps / (math.log2(self.s1 // self.s0) + 1)))
+        return min(self.s0 * 2 ** (step // stage_steps), self.s1) + 1
+
+
+@num_sigmas_schedules.register("halving")
+class HalvingNumSigmas(ComponentConfig):
+    """Sampling steps start, start/2, ..., end; those with 2 and 1 train twice as long   (progressive distillation).
+
+    N(k) is one more than the sampling steps of stage k. With `stage_steps` null the stages fill the run.
+    """
+
+    start: int = Field(64, ge=1, description="sampling steps of the first student, a power of two")
+    end: int = Field(1, ge=1, description="sampling steps of the last student, a power of two")
+    stage_steps: int | None = Field(None, ge=1, description="training steps of a stage; null fills the run")
+
+    @model_validator(mode="after")
+    def _powers_of_two(self) -> HalvingNumSigmas:
+        for field in ("start", "end"):
+            value: int = getattr(self, field)
+            if value & (value - 1):
+                low = 1 << (value.bit_length() - 1)
+                raise ValueError(
+                    f"num_sigmas.{field} is {value}, but num_sigmas.name halving needs a power of two; the nearest are "
+                    f"{low} and {2 * low}"
+                )
+        if self.end > self.start:
+            raise ValueError(f"start {self.start} and end {self.end} must satisfy end <= start")
+        return self
+
+    @property
+    def label(self) -> str:
+        return f"{self.start}→{self.end} steps"
+
+    @property
+    def stages(self) -> list[tuple[int, int]]:
+        """(sampling steps, length in units) of each stage."""
+        count = self.start.bit_length() - self.end.bit_length() + 1
+        return [(n, 2 if n <= 2 else 1) for n in (self.start >> i for i in range(count))]
+
+    @property
+    def units(self) -> int:
+        """Length of the whole schedule in stages, those of 2 and 1 steps counted twice."""
+        return sum(length for _, length in self.stages)
+
+    def num_sigmas_at(self, step: int, steps: int) -> int:
+        unit = self.stage_steps or max(1, steps // self.units)
+        for sampling_steps, length in self.stages:
+            if step < length * unit:
+                return sampling_steps + 1
+            step -= length * unit
+        return self.end + 1
 
 
 @mu_schedules.register("fixed")

@@ -11,6 +11,8 @@ from torch import Tensor
 
 #: D or f (x, sigma, label): x float32 [B,C,H,W], sigma float32 [B], label int64 [B] or None -> [B,C,H,W].
 Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+#: F(x, c_noise, label): a raw network, the shapes of `Denoise`.
+RawNet = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 PrecondName = Literal["edm", "boundary"]
 
 
@@ -76,7 +78,7 @@ class Denoiser:
         precond: the scalings, computed in float32 whatever the network's precision.
     """
 
-    def __init__(self, net: Callable[[Tensor, Tensor, Tensor | None], Tensor], precond: Precond):
+    def __init__(self, net: RawNet, precond: Precond):
         self.net = net
         self.precond = precond
 

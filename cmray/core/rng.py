@@ -30,6 +30,15 @@ def torch_generator(device: torch.device | str, *parts: int | str) -> torch.Gene
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))
 
 
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seeds the global generator of `device`, the one that dropout draws from. Does not wait for the device."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 def numpy_generator(*parts: int | str) -> np.random.Generator:
     """A Philox generator, keyed by `derive_seed(*parts)`."""
     return np.random.Generator(np.random.Philox(key=derive_seed(*parts)))

@@ -8,6 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+#: weights that a single noise level has
+DenoisingWeightName = Literal["uniform", "snr", "snr+1", "truncated-snr", "karras"]
+#: ... and those that need the distance of two
 WeightName = Literal["uniform", "snr", "snr+1", "truncated-snr", "karras", "1/dt"]
 
 

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 class FlatModule:
     """A module whose parameters (and, if trained, gradients) are views of one float32 vector.
 
+    Buffers that belong to the weights, such as random frequencies, are constants: they go into files with the
+    parameters and are never trained or averaged.
+
     Attributes:
         module: the network; its parameters are views of `params`.
         params: nn.Parameter [P]; `params.grad` is the flat gradient, or None when not trained.
@@ -20,9 +23,8 @@ class FlatModule:
         named = list(module.named_parameters())
         if any(p.dtype != torch.float32 for _, p in named):
             raise TypeError("parameters must be float32; lower precision is autocast's business")
-        kept = set(module.state_dict()) - {name for name, _ in named}
-        if kept:
-            raise TypeError(f"a checkpoint holds parameters only, but the network keeps the buffers {sorted(kept)}")
+        trainable = {name for name, _ in named}
+        self._constants = {name: value for name, value in module.state_dict().items() if name not in trainable}
         self._layout = [(name, p.shape, p.numel()) for name, p in named]
         flat = torch.cat([p.detach().reshape(-1) for _, p in named])
         self.params = nn.Parameter(flat, requires_grad=trained)
@@ -41,24 +43,38 @@ class FlatModule:
         return [v.view(shape) for v, (_, shape, _) in zip(flat.split(sizes), self._layout, strict=True)]
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
-        """A flat vector [P] as named tensors that own their memory, for files."""
+        """A flat vector [P] as named tensors that own their memory, with the constants, for files."""
         views = self._views(flat.detach())
-        return {name: v.cpu().clone() for (name, _, _), v in zip(self._layout, views, strict=True)}
+        named = {name: v.cpu().clone() for (name, _, _), v in zip(self._layout, views, strict=True)}
+        return named | {name: value.cpu().clone() for name, value in self._constants.items()}
 
     @torch.no_grad()
     def load(self, named: dict[str, Tensor], into: Tensor | None = None) -> None:
-        """Copies named tensors into `into` [P] (default: the module's own parameters).
+        """Copies named tensors into `into` [P] (default: the module's own parameters and constants).
 
         Raises:
             KeyError, ValueError: names or shapes differ from the module's.
         """
-        if set(named) != {name for name, _, _ in self._layout}:
-            raise KeyError(f"parameter names differ: {sorted(set(named) ^ {n for n, _, _ in self._layout})[:4]}")
-        views = self._views(self.params.detach() if into is None else into)
-        for view, (name, shape, _) in zip(views, self._layout, strict=True):
+        known = {name for name, _, _ in self._layout} | set(self._constants)
+        if set(named) != known:
+            raise KeyError(f"parameter names differ: {sorted(set(named) ^ known)[:4]}")
+        own = {name: (view, shape) for view, (name, shape, _) in zip(self._target(into), self._layout, strict=True)}
+        if into is None:
+            own |= {name: (value, value.shape) for name, value in self._constants.items()}
+        for name, (view, shape) in own.items():
             if named[name].shape != shape:
                 raise ValueError(f"{name} has shape {list(named[name].shape)}, the network needs {list(shape)}")
             view.copy_(named[name])
+
+    def _target(self, into: Tensor | None) -> list[Tensor]:
+        return self._views(self.params.detach() if into is None else into)
+
+    @torch.no_grad()
+    def copy_from(self, other: FlatModule, flat: Tensor | None = None) -> None:
+        """Takes the weights `flat` [P] (default: its parameters) and the constants of a module of the same kind."""
+        self.params.data.copy_(other.params.data if flat is None else flat)
+        for name, value in self._constants.items():
+            value.copy_(other._constants[name])
 
 
 class GradientExchange:

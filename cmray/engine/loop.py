@@ -22,9 +22,10 @@ from cmray.engine.batches import ResidentBatches
 from cmray.engine.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
 from cmray.engine.curve import Curve
 from cmray.engine.result import RESULT, write_result
-from cmray.engine.session import Session, from_rank0, reduce_sum
+from cmray.engine.session import Session, from_rank0, gather, reduce_sum
 from cmray.engine.state import TrainState
 from cmray.engine.versions import git_revision, versions
+from cmray.objectives import Loss
 from cmray.tracking.events import EventLog
 from cmray.tracking.records import Event, Result
 
@@ -109,6 +110,7 @@ class _Loop:
         self.run, self.state, self.batches, self.session, self.log = run, state, batches, session, log
         self._parts = session.world_size * run.train.accumulate
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=session.device)  # of mean losses since the last log
+        self._seen: list[Loss] = []
         self._since = 0
         self._began = time.monotonic()
         self._logged_at = self._began
@@ -122,14 +124,26 @@ class _Loop:
             x0, label = self.batches.batch(state.step, part, self._parts)
             generator = torch_generator(session.device, "train", run.seed, state.step, part)
             state.exchange_on(micro == run.train.accumulate - 1)
+            state.begin(part)
             loss = state.objective.loss(state.roles, x0, state.labels(label), state.step, generator)
-            mean = loss.loss.mean() / self._parts
+            mean = loss.mean() / self._parts
             mean.backward()
             self.loss_sum += mean.detach()
+            self._seen.append(loss)
+        self._learn_times()
         grad_norm = state.update()
         self._since += 1
         if state.step % run.train.log_interval == 0 or state.step == run.train.steps:
             self._log(grad_norm)
+
+    def _learn_times(self) -> None:
+        """Shows the losses of the whole batch, in the order of its parts, to a time sampler that learns from them."""
+        times, seen, self._seen = self.state.objective.times, self._seen, []
+        if not times.learns:
+            return
+        bins = torch.cat([loss.draw.bin for loss in seen])  # type: ignore[union-attr, arg-type]
+        losses = torch.cat([loss.loss.detach() for loss in seen])
+        times.observe(gather(bins, self.session), gather(losses, self.session))
 
     def _log(self, grad_norm: torch.Tensor) -> None:
         state, session = self.state, self.session

@@ -103,6 +103,15 @@ def reduce_sum(values: torch.Tensor, session: Session) -> torch.Tensor:
     return values
 
 
+def gather(values: torch.Tensor, session: Session) -> torch.Tensor:
+    """The values of all ranks one after the other; each rank has the same number."""
+    if session.world_size == 1:
+        return values
+    out = [torch.empty_like(values) for _ in range(session.world_size)]
+    dist.all_gather(out, values.contiguous())
+    return torch.cat(out)
+
+
 def from_rank0(value: object, session: Session) -> object:
     """Rank 0's `value` on every rank."""
     if session.world_size == 1:

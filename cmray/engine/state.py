@@ -14,15 +14,16 @@ from cmray.config.checkpoint_facts import CheckpointFacts, ema_file
 from cmray.config.run import OptimizerConfig, RunConfig
 from cmray.core.ema import EMA
 from cmray.core.errors import CheckpointError
-from cmray.core.precond import Denoise, Denoiser, make_precond
-from cmray.core.rng import derive_seed
+from cmray.core.precond import Denoise, Denoiser, RawNet
+from cmray.core.rng import derive_seed, seed_device
 from cmray.engine.checkpoint import Parts, load_part
 from cmray.engine.flat import FlatModule, GradientExchange
 from cmray.engine.model import load_model
 from cmray.engine.session import Session
-from cmray.objectives import ObjectiveContext, Roles
+from cmray.objectives import ObjectiveContext, Roles, Transition
 
 STUDENT, TARGET, OPTIMIZER = "student.safetensors", "target.safetensors", "optimizer.safetensors"
+TEACHER, OBJECTIVE = "teacher.safetensors", "objective.safetensors"
 
 
 class TrainState:
@@ -34,6 +35,7 @@ class TrainState:
         self.run, self.shape, self.session = run, shape, session
         self.num_classes = num_classes if run.net.class_conditional else 0
         self.step, self.nimg, self.seconds = 0, 0, 0.0
+        self.dropout_seed = 0
         noise = run.noise
         if noise.sigma_data is None:
             raise ValueError("noise.sigma_data must be resolved before training")
@@ -41,27 +43,37 @@ class TrainState:
             noise.sigma_min, noise.sigma_max, noise.rho, noise.sigma_data, run.train.steps, session.device
         )
         self.objective = run.objective.build(context)
-        self._precond = make_precond(run.objective.precond, noise.sigma_data, noise.sigma_min)
+        self._precond = run.precond()
         self.student = FlatModule(self._new_net(), trained=True)
-        teacher_model = None
-        if run.objective.needs_teacher:
+        self.teacher: FlatModule | None = None
+        teacher_denoise = None
+        if run.objective.uses_teacher:
             if teacher is None:
                 raise ValueError("this objective needs a teacher's checkpoint")
-            teacher_model = load_model(teacher, session.device)
-            if teacher_model.shape != shape:
-                raise CheckpointError(f"teacher {teacher} makes {teacher_model.shape} images, the data has {shape}")
+            model = load_model(teacher, session.device)
+            if model.shape != shape:
+                raise CheckpointError(f"teacher {teacher} makes {model.shape} images, the data has {shape}")
             if run.objective.starts_from == "teacher":
-                self.student.load(dict(teacher_model.net.state_dict()))
+                self.student.load(dict(model.net.state_dict()))
+            if run.objective.needs_teacher:
+                self.teacher = FlatModule(model.net, trained=False)
+                precond = model.run.precond()
+                if run.objective.replaces_teacher and precond != self._precond:
+                    raise CheckpointError(
+                        f"teacher {teacher} was trained with {precond}, but the student that follows it has "
+                        f"{self._precond}"
+                    )
+                teacher_denoise = Denoiser(self._raw(model.net), precond)
         self.target = FlatModule(self._new_net(), trained=False) if run.objective.needs_target else None
         if self.target is not None:
-            self.target.params.data.copy_(self.student.params.data)
+            self.target.copy_from(self.student)
         self.ema = EMA(self.student.params, run.train.ema)
         self.optimizer = make_optimizer(run.train.optimizer, self.student.params)
         self.exchange = GradientExchange(self.student) if session.world_size > 1 else None
         self.roles = Roles(
-            student=self._denoiser(self.student.module),
-            target=self._denoiser(self.target.module) if self.target else None,
-            teacher=self._autocast_of(teacher_model.denoise) if teacher_model else None,
+            student=Denoiser(self._raw(self.student.module), self._precond),
+            target=Denoiser(self._raw(self.target.module), self._precond) if self.target else None,
+            teacher=teacher_denoise,
         )
 
     def _new_net(self) -> nn.Module:
@@ -75,19 +87,26 @@ class TrainState:
             return torch.autocast(self.session.device.type, torch.bfloat16)
         return nullcontext()
 
-    def _denoiser(self, net: nn.Module) -> Denoise:
+    def _raw(self, net: nn.Module) -> RawNet:
+        """The network as a function, in the run's precision. A network with dropout draws the same mask at every call
+        of one step, so that student and target see the same one."""
+        drops = net.training and getattr(self.run.net, "dropout", 0) > 0
+        forward: Any = net
+        if self.run.train.compile:
+            # the eager random numbers, so that masks are the same with and without gradients
+            forward = torch.compile(net, options={"fallback_random": True} if drops else None)
+
         def raw(x: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
+            if drops:
+                seed_device(self.session.device, self.dropout_seed)
             with self._autocast():
-                return net(x, c_noise, label)
+                return forward(x, c_noise, label)
 
-        return Denoiser(raw, self._precond)
+        return raw
 
-    def _autocast_of(self, denoise: Denoise) -> Denoise:
-        def wrapped(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-            with self._autocast():
-                return denoise(x, sigma, label)
-
-        return wrapped
+    def begin(self, part: int) -> None:
+        """Tells what the next loss is for: part `part` of the batch of the current step."""
+        self.dropout_seed = derive_seed("dropout", self.run.seed, self.step, part)
 
     def labels(self, label: Tensor | None) -> Tensor | None:
         return label if self.num_classes else None
@@ -122,12 +141,24 @@ class TrainState:
         self.ema.update(self.student.params)
         self.step += 1
         self.nimg += self.run.train.batch_size
+        decision = self.objective.transition(self.step)
+        if decision is not None:
+            self._carry_out(decision)
         return norm
+
+    def _carry_out(self, decision: Transition) -> None:
+        if decision.teacher_from_student:
+            assert self.teacher is not None
+            self.teacher.copy_from(self.student)
+        if decision.ema_from_student:
+            self.ema = EMA(self.student.params, self.run.train.ema)
+        if decision.reset_optimizer:
+            self.optimizer = make_optimizer(self.run.train.optimizer, self.student.params)
 
     def ema_denoiser(self) -> Denoise:
         """The first EMA as a denoiser, with weights of their own."""
         net = FlatModule(self._new_net(), trained=False)
-        net.params.data.copy_(self.ema.averages[self.run.train.ema[0]])
+        net.copy_from(self.student, self.ema.averages[self.run.train.ema[0]])
         net.module.eval()
         return Denoiser(net.module, self._precond)
 
@@ -135,9 +166,14 @@ class TrainState:
         parts: dict[str, dict[str, Tensor]] = {STUDENT: self.student.named(self.student.params)}
         if self.target is not None:
             parts[TARGET] = self.target.named(self.target.params)
+        if self.teacher is not None and self.run.objective.replaces_teacher:
+            parts[TEACHER] = self.teacher.named(self.teacher.params)
+        learned = self.objective.times.state()
+        if learned:
+            parts[OBJECTIVE] = {name: value.detach().cpu().clone() for name, value in learned.items()}
         for rate, average in self.ema.averages.items():
             parts[ema_file(rate)] = self.student.named(average)
-        state = self.optimizer.state[self.student.params]
+        state = self.optimizer.state.get(self.student.params, {})
         parts[OPTIMIZER] = {name: value.detach().cpu().clone() for name, value in state.items()}
         return parts
 
@@ -163,13 +199,18 @@ class TrainState:
             self.student.load(part(STUDENT))
             if self.target is not None:
                 self.target.load(part(TARGET))
+            if self.teacher is not None and self.run.objective.replaces_teacher:
+                self.teacher.load(part(TEACHER))
+            if self.objective.times.learns:
+                self.objective.times.load_state(part(OBJECTIVE))
             for rate, average in self.ema.averages.items():
                 self.student.load(part(ema_file(rate)), into=average)
             optimizer = part(OPTIMIZER)
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path} does not fit this run: {error}") from None
         # the optimizer knows on which device it wants its scalar `step`: a fused one on the GPU, others on the CPU
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": {0: optimizer}})
+        state = {0: optimizer} if optimizer else {}  # an optimizer that was just reset has none
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.step, self.nimg, self.seconds = facts.step, facts.nimg, facts.seconds
 
 

@@ -15,8 +15,8 @@ from cmray.metrics.extractors import extractors
 _EPS = 1e-10
 
 
-def _unit(features: Tensor) -> Tensor:
-    """Each position's channel vector, scaled to length 1."""
+def unit(features: Tensor) -> Tensor:
+    """Each position's channel vector, scaled to length 1: [B, C, H, W] -> [B, C, H, W]."""
     return features * (features.square().sum(1, keepdim=True) + _EPS).rsqrt()
 
 
@@ -55,10 +55,10 @@ class FeatureDistance(DistanceConfig):
         def distance(a: Tensor, b: Tensor) -> Tensor:
             # The target needs no graph, and building one would cost time at every step.
             with torch.no_grad():
-                targets = [_unit(features) for features in extractor.features(b)]
+                targets = [unit(features) for features in extractor.features(b)]
             total = torch.zeros(len(a), device=a.device)
             for features, target in zip(extractor.features(a), targets, strict=True):
-                total = total + (_unit(features) - target).square().sum(1).mean((1, 2))
+                total = total + (unit(features) - target).square().sum(1).mean((1, 2))
             if self.pixel_weight:
                 total = total + self.pixel_weight * (a - b.detach()).float().square().flatten(1).mean(1)
             return total

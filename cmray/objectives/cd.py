@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
-from cmray.objectives.base import ObjectiveContext, Roles, objectives
-from cmray.objectives.consistency import Consistency, ConsistencyConfig, Pair
+from cmray.objectives.base import FromTeacher, ObjectiveContext, Roles, objectives
+from cmray.objectives.consistency import Consistency, ConsistencyConfig
+from cmray.objectives.pairs import Pair
 from cmray.solvers import SolverField
 
 
 @objectives.register("cd")
-class CDConfig(ConsistencyConfig):
+class CDConfig(FromTeacher, ConsistencyConfig):
     """x_lo is one solver step along the teacher's probability-flow ODE   (Consistency Models, Alg. 2)."""
 
     needs_teacher: ClassVar[bool] = True
 
     solver: SolverField = "heun"  # type: ignore[valid-type]
-    init: Literal["teacher", "random"] = Field("teacher", description="where the student's weights start")
-
-    @property
-    def starts_from(self) -> Literal["random", "teacher"]:
-        return self.init
 
     @property
     def frozen_forwards(self) -> int:

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 Schedule = tuple[int, ...]
+Mode = Literal["exact", "reference"]
 
 #: an interval this narrow (in points) is evaluated whole: thirds of it would no longer be two inner points
 _SMALL = 4
@@ -106,6 +107,39 @@ class TernarySearch:
                 self._left, self._right = first, second
 
 
+class ReferenceTernarySearch(TernarySearch):
+    """The search of the paper's released code, to compare with: the same points in the same order.
+
+    It keeps the point it compared with inside the interval, stops at a width of 2 and returns the middle, whatever
+    its value. So neither end of the range is ever evaluated, and equal thirds move the interval to the right.
+    """
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """(index, value) of the middle once done, before that the best point so far."""
+        middle = (self._left + self._right) // 2
+        if self._right - self._left <= 2 and middle in self._values:
+            return middle, self._values[middle]
+        return super().best
+
+    def _needed(self) -> list[int]:
+        left, right = self._left, self._right
+        if right - left <= 2:
+            return [(left + right) // 2]
+        third = (right - left) / 3
+        return [int(left + third), int(right - third)]
+
+    def _narrow(self) -> None:
+        while self._right - self._left > 2:
+            first, second = self._needed()
+            if first not in self._values or second not in self._values:
+                return
+            if self._values[first] < self._values[second]:
+                self._right = second
+            else:
+                self._left = first
+
+
 class GreedySearch:
     """The paper's greedy search of NFE >= 2 sampling times on an ascending grid of N noise levels.
 
@@ -120,12 +154,13 @@ class GreedySearch:
     Args:
         num_sigmas: N >= nfe + 1, points of the grid.
         nfe: number of sampling times, >= 2, sigma_max included.
+        mode: "exact", or "reference" for `ReferenceTernarySearch` over the reference's indices, which descend in noise.
 
     Raises:
         ValueError: when a bound above does not hold.
     """
 
-    def __init__(self, num_sigmas: int, nfe: int):
+    def __init__(self, num_sigmas: int, nfe: int, mode: Mode = "exact"):
         if nfe < 2:
             raise ValueError(f"nfe is {nfe}; one step starts at sigma_max, so a search needs nfe >= 2")
         if num_sigmas < nfe + 1:
@@ -133,14 +168,14 @@ class GreedySearch:
                 f"num_sigmas is {num_sigmas} and nfe is {nfe}; sigma_min is no sampling time, "
                 f"so the grid needs at least nfe + 1 = {nfe + 1} points"
             )
-        self.num_sigmas, self.nfe = num_sigmas, nfe
+        self.num_sigmas, self.nfe, self.mode = num_sigmas, nfe, mode
         self._searches: list[TernarySearch] = []
         self._prefixes: list[Schedule] = []
         self._open_round((num_sigmas - 1,))
 
     def ask(self) -> list[Schedule]:
         """Schedules to evaluate: descending grid indices from N - 1; the same until told; [] when done."""
-        return [(*self._prefixes[-1], index) for index in self._searches[-1].ask()]
+        return [(*self._prefixes[-1], self._own(index)) for index in self._searches[-1].ask()]
 
     def tell(self, schedule: Schedule | list[int], value: float) -> None:
         """The metric of samples drawn with `schedule` (lower is better). A value told twice changes nothing.
@@ -152,9 +187,9 @@ class GreedySearch:
         round_ = len(schedule) - 2
         if not 0 <= round_ < len(self._searches) or schedule[:-1] != self._prefixes[round_]:
             raise ValueError(f"schedule {schedule} was never asked for; the open questions are {self.ask()}")
-        self._searches[round_].tell(schedule[-1], value)
+        self._searches[round_].tell(self._own(schedule[-1]), value)
         if self._searches[-1].done and len(self._searches) < self.nfe - 1:
-            self._open_round((*self._prefixes[-1], self._searches[-1].best[0]))
+            self._open_round((*self._prefixes[-1], self._own(self._searches[-1].best[0])))
 
     @property
     def done(self) -> bool:
@@ -174,13 +209,13 @@ class GreedySearch:
         if round_ > 0 and not self._searches[round_].points:
             round_ -= 1
         index, value = self._searches[round_].best
-        return (*self._prefixes[round_], index), value
+        return (*self._prefixes[round_], self._own(index)), value
 
     @property
     def points(self) -> list[tuple[Schedule, float]]:
         """Every (schedule, value) in order of evaluation; the last index is the one its round searched."""
         return [
-            ((*prefix, index), value)
+            ((*prefix, self._own(index)), value)
             for prefix, search in zip(self._prefixes, self._searches, strict=True)
             for index, value in search.points
         ]
@@ -193,7 +228,7 @@ class GreedySearch:
     def state(self) -> dict[str, Any]:
         """What was asked for and told, as plain JSON; `from_state` goes on from it without evaluating again."""
         points = [[list(schedule), value] for schedule, value in self.points]
-        return {"num_sigmas": self.num_sigmas, "nfe": self.nfe, "points": points}
+        return {"num_sigmas": self.num_sigmas, "nfe": self.nfe, "mode": self.mode, "points": points}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> GreedySearch:
@@ -202,7 +237,7 @@ class GreedySearch:
         Raises:
             ValueError: for a state whose points this search would not have asked for.
         """
-        search = cls(state["num_sigmas"], state["nfe"])
+        search = cls(state["num_sigmas"], state["nfe"], state["mode"])
         for schedule, value in state["points"]:
             search.tell(schedule, value)
         return search
@@ -210,4 +245,11 @@ class GreedySearch:
     def _open_round(self, prefix: Schedule) -> None:
         still_to_come = self.nfe - len(prefix) - 1
         self._prefixes.append(prefix)
-        self._searches.append(TernarySearch(1 + still_to_come, prefix[-1] - 1))
+        if self.mode == "exact":
+            self._searches.append(TernarySearch(1 + still_to_come, prefix[-1] - 1))
+        else:  # from the time before to the end of the grid, both never asked for
+            self._searches.append(ReferenceTernarySearch(self._own(prefix[-1]), self.num_sigmas - 1 - still_to_come))
+
+    def _own(self, index: int) -> int:
+        """Our grid index of a search's point, and back: the reference counts from sigma_max down."""
+        return index if self.mode == "exact" else self.num_sigmas - 1 - index

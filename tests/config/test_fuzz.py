@@ -70,6 +70,51 @@ VALID: dict[str, Any] = {
 }
 
 
+#: the same with components of other kinds, one panel and no search
+REST = {k: v for k, v in VALID.items() if k not in ("objective", "panels", "search")}
+FILES: dict[str, dict[str, Any]] = {
+    "cd": VALID,
+    "pd": {
+        **REST,
+        "objective": {
+            "name": "pd",
+            "num_sigmas": {"name": "halving", "start": 2, "end": 1, "stage_steps": 1},
+            "distance": "linf",
+            "weight": "truncated-snr",
+        },
+    },
+    "ict": {
+        **REST,
+        "net": {
+            "name": "ddpmpp",
+            "channels": 8,
+            "multipliers": [1, 2],
+            "attention_resolutions": [4],
+            "dropout": 0.1,
+            "embedding": "fourier",
+            "fourier_scale": 0.02,
+            "resample_filter": [1, 3, 3, 1],
+        },
+        "objective": {
+            "name": "ict",
+            "num_sigmas": {"name": "doubling", "s0": 3, "s1": 12},
+            "times": {"name": "lognormal", "P_mean": -1.1, "P_std": 2.0},
+            "distance": {"name": "pseudo-huber", "factor": 0.001},
+            "weight_at": "upper",
+        },
+        "panels": {
+            "net": {"points": [{"net": {"name": "adm", "channels": 32, "multipliers": [1, 2], "heads": 4}}]},
+            "times": {"points": [{"objective": {"name": "ct", "times": {"name": "loss-second-moment", "history": 2}}}]},
+            "limit": {"points": [{"objective": {"name": "ct-continuous", "weight": "1/dt"}}]},
+            "ect": {
+                "base": {"net": {"name": "mlp", "width": 16, "depth": 1}},
+                "points": [{"objective": {"name": "ect", "stages": 2}}],
+            },
+        },
+    },
+}
+
+
 def places(node: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     out = [prefix] if prefix else []
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -78,9 +123,9 @@ def places(node: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return out
 
 
-PLACES = places(VALID)
+PLACES = sorted({place for values in FILES.values() for place in places(values)}, key=repr)
 NAMES = sorted({part for place in PLACES for part in place if isinstance(part, str)})
-ODD = ["heun", "ct", "edm", "unet", "adaptive", "name", "", "a.b", ".", "..", "~x", "\0", "a\nb"]
+ODD = ["heun", "ct", "edm", "unet", "adaptive", "lpips", "halving", "name", "", "a.b", ".", "..", "~x", "\0", "a\nb"]
 words = st.sampled_from([*NAMES, *ODD])
 scalars = st.one_of(
     st.none(),
@@ -150,8 +195,9 @@ def planned_or_told(path: Path, overrides: list[str], storage: Path) -> bool:
     return told is None
 
 
-def test_the_file_that_is_mutated_is_valid(folder):
-    (folder / "x.yaml").write_text(yaml.safe_dump(VALID))
+@pytest.mark.parametrize("file", sorted(FILES))
+def test_the_files_that_are_mutated_are_valid(folder, file):
+    (folder / "x.yaml").write_text(yaml.safe_dump(FILES[file]))
     assert planned_or_told(folder / "x.yaml", [], folder / "storage")
 
 
@@ -161,18 +207,24 @@ def test_the_file_that_is_mutated_is_valid(folder):
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(changes=mutations)
-@example(changes=[("replace", ("teacher", "overrides"), "", {"seed": datetime.date(2020, 1, 1)})])
-@example(changes=[("replace", ("teacher", "experiment"), "", "fuzz.yaml")])
-@example(changes=[("replace", ("data", "name"), "", "digit")])
-@example(changes=[("replace", ("panels", "c", "random", "count"), "", 10**15)])
-@example(changes=[("replace", ("teacher", "experiment"), "", "a" * 300)])
-@example(changes=[("replace", ("data",), "", {"path": "a" * 300})])
-@example(changes=[("replace", ("data",), "", {"path": "a\0b"})])
-@example(changes=[("replace", ("teacher",), "", {"checkpoint": "a" * 300})])
-def test_a_mutated_file_plans_or_is_told(folder, changes):
+@given(file=st.sampled_from(sorted(FILES)), changes=mutations)
+@example(file="cd", changes=[("replace", ("teacher", "overrides"), "", {"seed": datetime.date(2020, 1, 1)})])
+@example(file="cd", changes=[("replace", ("teacher", "experiment"), "", "fuzz.yaml")])
+@example(file="cd", changes=[("replace", ("data", "name"), "", "digit")])
+@example(file="cd", changes=[("replace", ("panels", "c", "random", "count"), "", 10**15)])
+@example(file="cd", changes=[("replace", ("teacher", "experiment"), "", "a" * 300)])
+@example(file="cd", changes=[("replace", ("data",), "", {"path": "a" * 300})])
+@example(file="cd", changes=[("replace", ("data",), "", {"path": "a\0b"})])
+@example(file="cd", changes=[("replace", ("teacher",), "", {"checkpoint": "a" * 300})])
+@example(file="pd", changes=[("replace", ("objective", "num_sigmas", "start"), "", 2**100)])
+@example(file="pd", changes=[("replace", ("objective", "num_sigmas", "stage_steps"), "", 10**30)])
+@example(file="ict", changes=[("replace", ("net", "multipliers"), "", [1] * 20_000)])
+@example(file="ict", changes=[("replace", ("net", "resample_filter"), "", [1e308, 1e308])])
+@example(file="ict", changes=[("replace", ("objective", "distance"), "", {"name": "lpips", "weights": "a\0b"})])
+@example(file="ict", changes=[("replace", ("objective", "distance"), "", {"name": "lpips", "weights": "~x" * 300})])
+def test_a_mutated_file_plans_or_is_told(folder, file, changes):
     path = folder / "fuzz.yaml"
-    path.write_text(yaml.safe_dump(mutated(VALID, changes), allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml.safe_dump(mutated(FILES[file], changes), allow_unicode=True), encoding="utf-8")
     planned_or_told(path, [], folder / "storage")
 
 
@@ -182,13 +234,17 @@ def test_a_mutated_file_plans_or_is_told(folder, changes):
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(place=st.sampled_from(PLACES), text=st.text(max_size=12) | words | junk.map(lambda v: yaml.safe_dump(v)))
-@example(place=("seed",), text="1" * 5000)
-@example(place=("seed",), text='"\\ud800"')
-@example(place=("data", "name"), text='"\\ud800"')
-@example(place=("seed",), text="2020-99-99")
-def test_a_set_of_anything_plans_or_is_told(folder, place, text):
-    (folder / "set.yaml").write_text(yaml.safe_dump(VALID))
+@given(
+    file=st.sampled_from(sorted(FILES)),
+    place=st.sampled_from(PLACES),
+    text=st.text(max_size=12) | words | junk.map(lambda v: yaml.safe_dump(v)),
+)
+@example(file="cd", place=("seed",), text="1" * 5000)
+@example(file="cd", place=("seed",), text='"\\ud800"')
+@example(file="cd", place=("data", "name"), text='"\\ud800"')
+@example(file="cd", place=("seed",), text="2020-99-99")
+def test_a_set_of_anything_plans_or_is_told(folder, file, place, text):
+    (folder / "set.yaml").write_text(yaml.safe_dump(FILES[file]))
     planned_or_told(folder / "set.yaml", [f"{'.'.join(map(str, place))}={text}"], folder / "storage")
 
 

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
+import torch
 from pydantic import BaseModel
 from safetensors.torch import load_file
-from small_run import checkpoint, go, small_values, teacher_checkpoint
+from small_run import checkpoint, digits, go, small_values, teacher_checkpoint
 
 from cmray.config.identity import content_hash
 from cmray.config.load import set_dotted
 from cmray.config.run import RunConfig
 from cmray.core.curricula import mu_schedules, num_sigmas_schedules
 from cmray.core.distances import distances
+from cmray.core.errors import CmrayError
 from cmray.core.registry import ComponentConfig, Registry
+from cmray.core.times import time_samplers
 from cmray.nn.base import nets
 from cmray.objectives import objectives
 from cmray.solvers import solvers
@@ -28,6 +31,7 @@ PLACES: dict[str, Registry] = {
     "objective.distance": distances,
     "objective.num_sigmas": num_sigmas_schedules,
     "objective.mu": mu_schedules,
+    "objective.times": time_samplers,
 }
 
 #: the fields that do not count, and why that is safe
@@ -40,13 +44,16 @@ NOT_IDENTITY = {
     "train.checkpoint_every": "only what is kept",
     "train.keep_checkpoints": "only what is kept",
     "train.log_every": "only what is logged",
+    "net.activation_checkpointing": "only what is computed twice: no bit changes",
     "resources.cpus_per_worker": "only how fast",
     "resources.gpus_per_worker": "only how fast",
 }
 
-#: every optional field filled in, so that nothing is hidden behind a null; adam, as radam's first steps use no eps
+#: every optional field filled in, so that nothing is hidden behind a null; adam, as radam's first steps use no eps;
+#: a weight that depends on the noise level, so that the level it is taken at matters
 FULL: dict[str, Any] = {
     "data.digest": "0" * 64,
+    "objective.weight": "snr",
     "teacher": {"experiment": "/x/edm.yaml", "overrides": {"seed": 1}, "identity": "1" * 64},
     "train.steps": 4,
     "train.batch_size": 8,
@@ -57,17 +64,46 @@ FULL: dict[str, Any] = {
     "curve": {"every": 2, "num_samples": 20},
 }
 
-#: what must hold beside a component for it to be allowed or to have an effect
-BESIDE: dict[tuple[str, str], dict[str, Any]] = {
-    ("objective.mu", "adaptive"): {"objective.num_sigmas": {"name": "adaptive", "s0": 3, "s1": 20}},
-    ("objective.solver", "euler"): {"objective": {"name": "cd"}},
-    ("objective.solver", "heun"): {"objective": {"name": "cd"}},
-    ("net", "unet"): {
-        "net": {"name": "unet", "channels": 8, "multipliers": [1, 1], "attention_levels": [1], "head_width": 4}
+#: a grid that halves once in eight steps and then stays
+HALVING: dict[str, Any] = {
+    "objective": {"name": "pd", "num_sigmas": {"name": "halving", "start": 2, "end": 1, "stage_steps": 1}},
+    "train.steps": 8,
+}
+#: a small net of each kind for 8x8 digits, with attention beside the middle
+SMALL_NETS: dict[str, dict[str, Any]] = {
+    "adm": {"channels": 32, "multipliers": [1, 1], "blocks": 1, "attention_resolutions": [4], "head_width": 16},
+    "ddpmpp": {
+        "channels": 8,
+        "multipliers": [1, 1],
+        "blocks": 1,
+        "attention_resolutions": [4],
+        "embedding": "fourier",
+        "fourier_scale": 16.0,
     },
+    "ncsnpp": {"channels": 8, "multipliers": [1, 1], "blocks": 1, "attention_resolutions": [4]},
+    "unet": {"channels": 8, "multipliers": [1, 1], "attention_levels": [1], "head_width": 4},
 }
 
-#: other values where the obvious ones are not allowed, or too small to be seen in a few steps
+#: what must hold beside a component for it to be allowed or to have an effect
+BESIDE: dict[tuple[str, str], dict[str, Any]] = {
+    ("objective", "cd"): {"objective": {"name": "cd", "weight": "snr"}},
+    ("objective", "ect"): {"objective": {"name": "ect", "stages": 2}},
+    ("objective", "ict"): {"objective": {"name": "ict", "weight": "snr"}},
+    ("objective", "pd"): HALVING,
+    ("objective.num_sigmas", "halving"): HALVING,
+    ("objective.mu", "adaptive"): {"objective.num_sigmas": {"name": "adaptive", "s0": 3, "s1": 20}},
+    # few bins with a short memory, so that they are full after the first step, and of losses of a similar size
+    ("objective.times", "loss-second-moment"): {
+        "objective.weight": "uniform",
+        "objective.num_sigmas": 3,
+        "objective.times": {"name": "loss-second-moment", "history": 2},
+    },
+    **{("objective.solver", name): {"objective": {"name": "cd"}} for name in solvers.names()},
+    **{("net", name): {"net": {"name": name, **values}} for name, values in SMALL_NETS.items()},
+}
+
+#: other values where the obvious ones are not allowed, or too small to be seen in a few steps; `path@component` is for
+#: the field of that component only
 OTHER: dict[str, Any] = {
     "data.name": {"data": {"path": "/x/digits", "digest": "0" * 64}},
     "data.path": {"data": {"path": "/x/digits", "digest": "0" * 64}},
@@ -86,10 +122,25 @@ OTHER: dict[str, Any] = {
     "net.attention_levels": {"net.attention_levels": []},
     "net.head_width": {"net.head_width": 8},
     "net.channels": {"net.channels": 12},
+    "net.channels@adm": {"net.channels": 64},
+    "net.heads": {"net.heads": 4, "net.head_width": None},
+    "net.attention_resolutions": {"net.attention_resolutions": []},
+    "net.resample_filter": {"net.resample_filter": [1, 2, 2, 1]},
+    "net.embedding@ddpmpp": {"net.embedding": "positional", "net.fourier_scale": None},
     "objective.distance.factor": {"objective.distance.factor": 0.5},
     "objective.num_sigmas.num_sigmas": {"objective.num_sigmas": 19},
     "objective.mu.mu": {"objective.mu": 0.5},
-    "objective.num_sigmas.s1": {"objective.num_sigmas.s1": 80},
+    "objective.num_sigmas.s1": {"objective.num_sigmas.s1": 40},
+    "objective.num_sigmas.start": {"objective.num_sigmas.start": 1},
+    "objective.num_sigmas.end": {"objective.num_sigmas.end": 2},
+    # with few grid points all noise levels are above 1, where truncated-snr is uniform
+    "objective.weight@pd": {"objective.weight": "snr"},
+    "objective.q": {"objective.q": 4.0},
+    "objective.distance.size": {"objective.distance.size": "native"},
+    "objective.distance.weights": {"objective.distance.weights": "/x/vgg16.pth"},
+    "objective.times.name@lognormal": {"objective.times": {"name": "uniform"}},
+    # pd alone halves, and needs it
+    "objective.num_sigmas.name@halving": None,
     # one extractor is registered: no other value to compare with
     "objective.distance.extractor": None,
     "curve.metric": None,
@@ -104,8 +155,10 @@ def base(place: str, name: str, **more: Any) -> dict[str, Any]:
         set_dotted(values, "objective", {"name": "ct"})
     beside = BESIDE.get((place, name), {})
     for key, value in beside.items():
+        if key == place:
+            values.pop(key, None)
         set_dotted(values, key, value)
-    if place == "objective":
+    if place == "objective" and place not in beside:
         values["objective"] = {"name": name}
     elif place not in beside:
         set_dotted(values, place, {"name": name})
@@ -128,14 +181,15 @@ def leaves(model: BaseModel, prefix: str = "") -> dict[str, tuple[BaseModel, str
 
 def another(path: str, model: BaseModel, key: str) -> dict[str, Any] | None:
     """Dotted changes that give the field another allowed value; None when there is no other."""
-    if path in OTHER:
-        return OTHER[path]
+    for known in (f"{path}@{getattr(model, 'name', None)}", path):
+        if known in OTHER:
+            return OTHER[known]
     value = getattr(model, key)
     place = path.removesuffix(".name")
     if isinstance(model, ComponentConfig) and key == "name":
-        other = [n for n in PLACES[place].names() if n != value]
-        beside = {k: v for k, v in BESIDE.get((place, other[0]), {}).items() if k != "objective"}
-        return {**beside, place: {"name": other[0]}} if place not in beside else beside
+        other = next(n for n in PLACES[place].names() if n != value)
+        beside = {k: v for k, v in BESIDE.get((place, other), {}).items() if not place.startswith(f"{k}.")}
+        return {**beside, place: {"name": other}} if place not in beside else beside
     options = literal(type(model).model_fields[key].annotation)
     if options:
         return {path: next(o for o in options if o != value)}
@@ -161,12 +215,13 @@ def literal(annotation: Any) -> tuple[Any, ...]:
 def every_field() -> list[tuple[str, str, str]]:
     """(place, component, path of the field) for every field of every component, each once."""
     seen: dict[str, tuple[str, str, str]] = {}
-    for place, registry in PLACES.items():
-        for name in registry.names():
-            run = RunConfig.model_validate(base(place, name))
-            for path, (model, _) in leaves(run).items():
-                owner = f"{path}@{model.name}" if isinstance(model, ComponentConfig) else path
-                seen.setdefault(owner, (place, name, path))
+    # what every run has is looked at with the fastest net
+    components = [("net", "mlp"), *((place, name) for place, registry in PLACES.items() for name in registry.names())]
+    for place, name in components:
+        run = RunConfig.model_validate(base(place, name))
+        for path, (model, _) in leaves(run).items():
+            owner = f"{path}@{model.name}" if isinstance(model, ComponentConfig) else path
+            seen.setdefault(owner, (place, name, path))
     extra = ("data.path", "teacher.checkpoint")
     return [*seen.values(), *(("net", "mlp", path) for path in extra if path not in seen)]
 
@@ -178,6 +233,11 @@ def flipped(place: str, name: str, path: str) -> tuple[RunConfig, RunConfig] | N
     changes = another(path, model, key)
     if changes is None:
         return None
+    inner, _, field = path.rpartition(".")
+    if inner in PLACES and inner.startswith("objective.") and field != "name":
+        # an objective may have options of its own for a component, which naming the component would lose
+        values["objective"][inner.partition(".")[2]] = model.model_dump(mode="json")
+        assert RunConfig.model_validate(values) == run
     for k, value in changes.items():
         set_dotted(values, k, value)
     if path in ("data.name", "data.path"):
@@ -208,8 +268,15 @@ def test_the_walk_reaches_all_models_of_a_run():
         "data.digest",
         "net.width",
         "net.multipliers",
+        "net.dropout",
+        "net.fourier_scale",
         "noise.rho",
-        "objective.P_std",
+        "objective.times.P_std",
+        "objective.times.history",
+        "objective.num_sigmas.stage_steps",
+        "objective.theta_minus",
+        "objective.weight_at",
+        "objective.distance.pooling",
         "objective.mu.mu0",
         "objective.distance.pixel_weight",
         "objective.solver.name",
@@ -229,11 +296,11 @@ def teacher(tmp_path_factory) -> Path:
 
 
 def fingerprint(run: RunConfig, folder: Path, teacher: Path) -> str:
-    """What training leaves: weights, averages, targets, and the curve."""
+    """What training leaves: weights, averages, targets, and the curve; not what helps to go on training."""
     go(run, folder, teacher)
     digest = hashlib.sha256()
     for path in sorted(checkpoint(folder).glob("*.safetensors")):
-        if not path.name.startswith("optimizer"):
+        if not path.name.startswith(("optimizer", "objective")):
             for tensor in load_file(path).values():
                 digest.update(tensor.numpy().tobytes())
     for line in (folder / "events.jsonl").read_text().splitlines():
@@ -243,11 +310,12 @@ def fingerprint(run: RunConfig, folder: Path, teacher: Path) -> str:
     return digest.hexdigest()
 
 
-#: fields that reach something else than a single process's weights; each has a test of its own
+#: fields that are not seen, or not at once, in a single process's weights; each has a test of its own
 ELSEWHERE = {
     "data.digest": "config/test_plan",
     "teacher.identity": "config/test_plan",
     "resources.workers": "engine/test_processes",
+    "train.compile": "the slow test below: it rounds differently, which counts, and takes half a minute",
 }
 _BASES: dict[str, str] = {}
 
@@ -261,6 +329,12 @@ def test_every_field_that_counts_changes_what_is_trained(place, name, path, tmp_
     both = flipped(place, name, path)
     if both is None:
         pytest.skip("there is one allowed value only")
+    for run in both:
+        try:
+            if hasattr(run.objective, "distance"):
+                run.objective.distance.check(digits().shape)
+        except CmrayError as error:
+            pytest.skip(str(error))
     runs = [r if path.startswith("curve") else r.model_copy(update={"curve": None}) for r in both]
     key = content_hash(runs[0])
     if key not in _BASES:
@@ -274,6 +348,28 @@ def test_the_fields_that_do_not_count_change_nothing_that_is_trained(tmp_path, t
     for key, value in (("train.checkpoint_every", 1), ("train.keep_checkpoints", 5), ("train.log_every", 4)):
         set_dotted(values, key, value)
     assert fingerprint(RunConfig.model_validate(values), tmp_path / "b", teacher) == one
+
+
+@pytest.mark.parametrize("name", ["adm", "ddpmpp", "ncsnpp"])
+def test_computing_activations_twice_changes_no_bit(name, tmp_path, teacher):
+    values = base("net", name, **{"net.dropout": 0.3, "train.accumulate": 2})
+    runs = [
+        RunConfig.model_validate({**values, "net": {**values["net"], "activation_checkpointing": on}})
+        for on in (False, True)
+    ]
+    one, two = (fingerprint(run, tmp_path / str(i), teacher) for i, run in enumerate(runs))
+    assert one == two
+
+
+@pytest.mark.slow
+def test_compiling_changes_no_more_than_rounding(tmp_path, teacher):
+    weights = []
+    for on in (False, True):
+        run = RunConfig.model_validate(base("net", "mlp", **{"train.compile": on}))
+        go(run, tmp_path / str(on), teacher)
+        weights.append(load_file(checkpoint(tmp_path / str(on)) / "student.safetensors"))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_the_hash_does_not_know_the_order_of_keys():

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ValidationError
 from cmray.core.curricula import (
     AdaptiveMu,
     AdaptiveNumSigmas,
+    DoublingNumSigmas,
     FixedMu,
     FixedNumSigmas,
+    HalvingNumSigmas,
     MuField,
     NumSigmasField,
     mu_schedules,
@@ -111,3 +113,53 @@ def test_a_bare_number_in_a_file_means_a_fixed_schedule():
 def test_both_registries_offer_fixed_and_adaptive():
     assert {"fixed", "adaptive"} <= set(num_sigmas_schedules.names())
     assert {"fixed", "adaptive"} <= set(mu_schedules.names())
+
+
+def test_doubling_n_is_the_table_of_the_paper():
+    """iCT, Sec. 3.4: s0 = 10, s1 = 1280 over 400,000 steps doubles every 50,000."""
+    schedule = DoublingNumSigmas()
+    path = [schedule.num_sigmas_at(k, 400_000) for k in range(0, 400_001, 50_000)]
+    assert path == [11, 21, 41, 81, 161, 321, 641, 1281, 1281]
+    assert [schedule.num_sigmas_at(k, 400_000) for k in (49_999, 50_000)] == [11, 21]
+
+
+@given(s0=st.integers(1, 20), more=st.integers(0, 2000), steps=st.integers(1, 10**6))
+def test_doubling_n_never_falls_and_ends_at_s1(s0, more, steps):
+    schedule = DoublingNumSigmas(s0=s0, s1=s0 + more)
+    path = [schedule.num_sigmas_at(k, steps) for k in range(0, steps + 1, max(1, steps // 50))]
+    assert path[0] == s0 + 1
+    assert path == sorted(path)
+    assert path[-1] <= s0 + more + 1
+
+
+def test_halving_n_trains_the_last_two_stages_twice_as_long():
+    schedule = HalvingNumSigmas(start=16, stage_steps=10)
+    steps = [schedule.num_sigmas_at(k, 10**6) - 1 for k in range(75)]
+    assert steps == [16] * 10 + [8] * 10 + [4] * 10 + [2] * 20 + [1] * 25
+    assert [HalvingNumSigmas(start=s).units for s in (1, 2, 4, 16)] == [2, 4, 5, 7]
+    assert [HalvingNumSigmas(start=16, end=e).units for e in (16, 4, 2, 1)] == [1, 3, 5, 7]
+
+
+@given(start=st.sampled_from([1, 2, 4, 8, 64, 1024]), end=st.sampled_from([1, 2, 4, 8]), steps=st.integers(20, 5000))
+def test_halving_n_fills_the_run(start, end, steps):
+    assume(end <= start)
+    schedule = HalvingNumSigmas(start=start, end=end)
+    path = [schedule.num_sigmas_at(k, steps) - 1 for k in range(steps)]
+    assert path[0] == start
+    assert path[-1] == end
+    assert path == sorted(path, reverse=True)
+    unit = steps // schedule.units
+    assert all(path.count(n) == length * unit for n, length in schedule.stages[:-1])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"start": 48}, r"num_sigmas\.start is 48.*32 and 64"),
+        ({"start": 8, "end": 3}, r"num_sigmas\.end is 3.*2 and 4"),
+        ({"start": 2, "end": 4}, r"start 2 and end 4"),
+    ],
+)
+def test_halving_refuses_what_does_not_halve(values, message):
+    with pytest.raises(ValidationError, match=message):
+        HalvingNumSigmas(**values)

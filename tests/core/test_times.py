@@ -5,7 +5,19 @@ import math
 import pytest
 import torch
 
-from cmray.core.times import lognormal_sigma, uniform_index
+from cmray.core.grids import karras_sigmas
+from cmray.core.times import (
+    KarrasCurve,
+    TimeSampler,
+    TimesConfig,
+    lognormal_probabilities,
+    lognormal_sigma,
+    time_samplers,
+    uniform_index,
+)
+
+CPU = torch.device("cpu")
+CURVE = KarrasCurve(0.002, 80.0, 7.0)
 
 
 def generator(seed=0):
@@ -37,3 +49,112 @@ def test_draws_come_from_the_generator_only():
         torch.manual_seed(2)
         assert torch.equal(draw(generator(5)), first)
         assert not torch.equal(draw(generator(6)), first)
+
+
+def sampler(values, bins=17):
+    return time_samplers.parse(values).build(CPU, bins)
+
+
+def test_the_curve_passes_through_the_grid_and_its_slope_is_its_derivative():
+    u = torch.linspace(0, 1, 18, dtype=torch.float64)
+    torch.testing.assert_close(CURVE.sigma(u), torch.from_numpy(karras_sigmas(18, 0.002, 80.0)))
+    inside = u[1:-1]
+    numeric = (CURVE.sigma(inside + 1e-6) - CURVE.sigma(inside - 1e-6)) / 2e-6
+    torch.testing.assert_close(CURVE.slope(CURVE.sigma(inside)), numeric, rtol=1e-6, atol=0)
+
+
+def test_discrete_lognormal_probabilities_are_the_mass_between_neighbours():
+    sigmas = torch.from_numpy(karras_sigmas(30, 0.002, 80.0))
+    p = lognormal_probabilities(sigmas, -1.1, 2.0)
+    normal = torch.distributions.Normal(-1.1, 2.0)
+    mass = normal.cdf(sigmas.log()).diff()
+    torch.testing.assert_close(p, mass / mass.sum())
+    drawn = sampler("lognormal").index(100_000, sigmas.float(), generator()).value
+    torch.testing.assert_close(torch.bincount(drawn, minlength=29) / 100_000, p.float(), rtol=0, atol=0.006)
+
+
+@pytest.mark.parametrize("name", time_samplers.names())
+def test_every_sampler_draws_intervals_and_levels_from_the_generator_only(name):
+    sigmas = torch.from_numpy(karras_sigmas(18, 0.002, 80.0)).float()
+    for draw in (
+        lambda g: sampler(name).index(64, sigmas, g).value,
+        lambda g: sampler(name).sigma(64, CURVE, g).value,
+    ):
+        torch.manual_seed(1)
+        first = draw(generator(5))
+        torch.manual_seed(2)
+        assert torch.equal(draw(generator(5)), first)
+        assert not torch.equal(draw(generator(6)), first)
+    index = sampler(name).index(5000, sigmas, generator()).value
+    assert index.dtype == torch.int64
+    assert (index.min(), index.max()) == (0, 16)
+    level = sampler(name).sigma(5000, CURVE, generator()).value
+    assert level.dtype == torch.float32
+    assert (level > 0).all()
+
+
+def test_uniform_levels_are_uniform_along_the_curve():
+    level = sampler("uniform").sigma(20_000, CURVE, generator()).value.double()
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    u = (level ** (1 / 7) - low) / (high - low)
+    counts = torch.histc(u, 10, 0, 1)
+    assert ((counts - 2000).abs() < 5 * math.sqrt(2000)).all()
+
+
+LEARNS = {"name": "loss-second-moment", "history": 3, "uniform_share": 0.1}
+
+
+class TestLossSecondMoment:
+    def test_it_is_uniform_until_every_bin_is_full(self):
+        times = sampler(LEARNS, bins=4)
+        times.observe(torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]), torch.arange(11.0))
+        assert times.probabilities().tolist() == [0.25] * 4
+        times.observe(torch.tensor([3]), torch.tensor([1.0]))
+        assert times.probabilities().tolist() != [0.25] * 4
+
+    def test_its_probabilities_are_root_mean_squares_of_the_last_losses_and_a_uniform_share(self):
+        times = sampler(LEARNS, bins=3)
+        seen = {0: [], 1: [], 2: []}
+        g = generator()
+        for _ in range(12):
+            bins, losses = torch.randint(3, (7,), generator=g), torch.rand(7, generator=g)
+            times.observe(bins, losses)
+            for b, loss in zip(bins.tolist(), losses.tolist(), strict=True):
+                seen[b].append(loss)
+        moments = torch.tensor([math.sqrt(sum(x * x for x in seen[b][-3:]) / 3) for b in range(3)], dtype=torch.float64)
+        expected = 0.9 * moments / moments.sum() + 0.1 / 3
+        torch.testing.assert_close(times.probabilities(), expected, rtol=1e-6, atol=0)
+
+    def test_its_importance_undoes_its_draws(self):
+        times = sampler(LEARNS, bins=3)
+        times.observe(torch.arange(3).repeat(3), torch.tensor([1.0, 5.0, 20.0]).repeat(3))
+        draw = times.sigma(60_000, KarrasCurve(0.002, 80.0, 7.0), generator())
+        shares = torch.bincount(draw.bin, weights=draw.importance.double()) / 60_000
+        torch.testing.assert_close(shares, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=0, atol=0.02)
+        assert draw.importance.mean().item() == pytest.approx(1, abs=0.02)
+        edges = torch.from_numpy(karras_sigmas(4, 0.002, 80.0))
+        assert (draw.value >= edges[draw.bin] - 1e-3).all()
+        assert (draw.value <= edges[draw.bin + 1] + 1e-3).all()
+
+    def test_its_state_goes_into_another_one(self):
+        one, other = sampler(LEARNS, bins=2), sampler(LEARNS, bins=2)
+        one.observe(torch.tensor([0, 1] * 3), torch.tensor([1.0, 3.0] * 3))
+        other.load_state({k: v.clone() for k, v in one.state().items()})
+        assert torch.equal(one.probabilities(), other.probabilities())
+        one.observe(torch.tensor([0]), torch.tensor([9.0]))
+        assert not torch.equal(one.probabilities(), other.probabilities()), "the state must not be shared"
+
+    def test_a_grid_of_another_size_is_refused(self):
+        with pytest.raises(ValueError, match="9 intervals, not 4 bins"):
+            sampler(LEARNS, bins=4).index(3, torch.linspace(1, 2, 10), generator())
+
+
+def test_the_bases_draw_nothing():
+    with pytest.raises(TypeError, match="TimesConfig does not define build"):
+        TimesConfig().build(CPU, 3)
+    for call in (
+        lambda: TimeSampler().index(1, torch.ones(2), generator()),
+        lambda: TimeSampler().sigma(1, CURVE, generator()),
+    ):
+        with pytest.raises(TypeError, match="TimeSampler does not define"):
+            call()

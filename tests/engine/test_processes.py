@@ -54,7 +54,9 @@ def files(folder: Path) -> dict[str, str]:
 
 # ---------------------------------------------------------------- two ranks under torchrun
 
-CHANGES = {"train.batch_size": 16, "train.steps": 6, "train.log_every": 1, "objective.num_sigmas": 9}
+CHANGES_ANY = {"train.batch_size": 16, "train.steps": 6, "train.log_every": 1}
+CHANGES = {**CHANGES_ANY, "objective.num_sigmas": 9}
+CONTINUOUS = {"name": "cd-continuous", "theta_minus": "student"}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,9 @@ def two_ranks(tmp_path_factory) -> Path:
     teacher = teacher_checkpoint(out / "teacher", {"train.steps": 2})
     (out / "teacher.txt").write_text(str(teacher))
     two = {**CHANGES, "resources.workers": 2}
+    any_two = {**CHANGES_ANY, "resources.workers": 2}
     cd = {"objective": {"name": "cd", "num_sigmas": 9}, "teacher": {"checkpoint": str(teacher)}}
+    continuous = cd | {"objective": CONTINUOUS}
     finish(
         start(
             [
@@ -72,6 +76,7 @@ def two_ranks(tmp_path_factory) -> Path:
                 job(small(two), out / "ct"),
                 job(small({**two, "train.accumulate": 2}), out / "ct accumulate"),
                 job(small({**cd, **two, "net.class_conditional": False}), out / "cd", teacher),
+                job(small({**continuous, **any_two}), out / "cd continuous", teacher),
                 job(small(two), out, what="params", name="ct"),
                 job(small(two, curve={"every": 2, "num_samples": 8}), out / "parts", stop={"rank": 1, "calls": 3}),
                 job(small(two, curve={"every": 2, "num_samples": 8}), out / "parts"),
@@ -102,6 +107,19 @@ def test_two_ranks_distil_as_one_process(two_ranks, tmp_path):
     cd = {"objective": {"name": "cd", "num_sigmas": 9}, "teacher": {"checkpoint": str(teacher)}}
     go(small({**cd, **CHANGES, "train.accumulate": 2}), tmp_path, teacher)
     assert files(tmp_path) == files(two_ranks / "cd")
+
+
+def test_a_forward_derivative_of_the_student_is_exchanged_too(two_ranks, tmp_path):
+    """theta_minus = student trains through the jvp alone: a wrapper around the network would miss it silently."""
+    teacher = Path((two_ranks / "teacher.txt").read_text())
+    run = small(
+        {"objective": CONTINUOUS, "teacher": {"checkpoint": str(teacher)}, **CHANGES_ANY, "train.accumulate": 2}
+    )
+    go(run, tmp_path, teacher)
+    assert files(tmp_path) == files(two_ranks / "cd continuous")
+    start = load_file(teacher / "ema-0.999.safetensors")
+    end = load_file(checkpoint(tmp_path) / "student.safetensors")
+    assert all(not torch.equal(start[name], end[name]) for name in start if "weight" in name)
 
 
 def test_two_ranks_of_two_parts_equal_four_parts_up_to_the_order_of_the_sum(two_ranks, tmp_path):

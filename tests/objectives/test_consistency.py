@@ -108,6 +108,18 @@ def test_the_loss_is_weight_times_distance_of_student_and_target(name, weight):
     torch.testing.assert_close(out.loss, WEIGHTS[weight](sigma_lo, sigma_hi) * distance)
 
 
+@pytest.mark.parametrize("name", ["cd", "ct"])
+def test_the_weight_can_be_taken_at_the_upper_level_as_in_the_reference_code(name):
+    x0, student = DATA.draw(30, 1, 2, 2), lambda x, sigma, label: 0.3 * x
+    plain, upper = (
+        objectives.parse({"name": name, **more})
+        .build(context(sigma_min=0.05))
+        .loss(Roles(student, student, DATA.denoise), x0, None, 0, generator())
+        for more in ({}, {"weight": "karras", "weight_at": "upper"})
+    )
+    torch.testing.assert_close(upper.loss, plain.loss * WEIGHTS["karras"](upper.sigma, None))
+
+
 def test_the_gradient_descends_towards_a_consistent_student():
     """A student off by a scale learns it back when its target is exact: the sign of the whole chain."""
     x0, scale = DATA.draw(500, 1, 2, 2), torch.tensor(0.5, requires_grad=True)
@@ -159,6 +171,6 @@ def test_where_a_student_starts_and_how_a_row_is_called():
     roles = {
         name: (c.needs_target, c.needs_teacher, c.precond)
         for name in ("cd", "ct", "edm")
-        for c in [objectives.get(name)]
+        for c in [objectives.parse(name)]
     }
     assert roles == {"cd": (True, True, "boundary"), "ct": (True, False, "boundary"), "edm": (False, False, "edm")}

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from gaussian_truth import Calls
+from pydantic import ValidationError
 
 from cmray.core.distances import distances
+from cmray.core.errors import CmrayError
 from cmray.core.precond import Denoiser, make_precond
 from cmray.nn import nets
 from cmray.objectives import Objective, ObjectiveConfig, ObjectiveContext, Roles, objectives
@@ -15,15 +17,45 @@ CONTEXT = ObjectiveContext(
 )
 
 
-def cases():
+def marks(distance):
+    """A distance that lacks a file on this machine is skipped, with what `check` says."""
+    try:
+        if distance:
+            distances.parse(distance).check(SHAPE)
+    except CmrayError as error:
+        return [pytest.mark.skip(reason=str(error))]
+    return []
+
+
+#: choices that change which networks are asked, and how
+CHOICES = {"cd-continuous": [{"theta_minus": "student"}], "cd": [{"mu": 0}], "ct": [{"mu": 0}]}
+
+
+def refused(values):
+    """Whether the objective is a limit that needs a second derivative which the distance does not have."""
+    if "distance" not in values or not objectives.get(values["name"]).needs_jvp:
+        return False
+    theorem_4 = values.get("theta_minus") == "student" and values["distance"] == "l1"
+    return not distances.parse(values["distance"]).is_smooth and not theorem_4
+
+
+def combinations():
+    """Every objective, with its own distance and with every other, and with the choices above."""
     for name in objectives.names():
         with_distance = "distance" in objectives.get(name).model_fields
-        for distance in distances.names() if with_distance else [None]:
-            values = {"name": name} | ({"distance": distance} if distance else {})
-            yield pytest.param(values, id="-".join(values.values()))
+        for choice in [{}, *CHOICES.get(name, [])]:
+            for distance in [None, *distances.names()] if with_distance else [None]:
+                yield {"name": name, **choice} | ({"distance": distance} if distance else {})
 
 
-CASES = list(cases())
+def cases(allowed):
+    for values in combinations():
+        if allowed != refused(values):
+            why = marks(values.get("distance")) if allowed else []
+            yield pytest.param(values, id="-".join(map(str, values.values())), marks=why)
+
+
+CASES, REFUSED = list(cases(allowed=True)), list(cases(allowed=False))
 
 
 class Nets:
@@ -96,8 +128,16 @@ def test_every_network_is_used_and_gets_the_label(values):
         assert len(calls) > 0, f"the {role} is never asked"
         assert all(seen is label for _, _, seen in calls.seen), role
         assert all(x.shape == x0.shape and sigma.shape == (6,) for x, sigma, _ in calls.seen)
-    frozen = sum(len(calls) for role, calls in used.calls.items() if role != "student")
-    assert config.frozen_forwards == frozen
+    assert config.frozen_forwards == sum(calls.frozen_forwards for calls in used.calls.values())
+    for role, calls in used.calls.items():
+        assert role == "student" or calls.frozen_forwards == len(calls), f"the {role} is asked with gradients"
+
+
+@pytest.mark.parametrize("values", REFUSED)
+def test_the_limits_refuse_distances_without_the_derivative_they_need(values):
+    words = rf"distance\.name is {values['distance']}, .* but objective\.name is {values['name']}"
+    with pytest.raises(ValidationError, match=words):
+        objectives.parse(values)
 
 
 @pytest.mark.parametrize("values", CASES)
@@ -118,8 +158,9 @@ def test_the_loss_is_a_function_of_the_generator(values):
 @pytest.mark.parametrize("values", CASES)
 def test_the_features_of_the_distance_are_declared(values):
     config = objectives.parse(values)
-    expected = distances.parse(values["distance"]).features if "distance" in values else None
-    assert config.features == expected
+    distance = getattr(config, "distance", None)
+    assert "distance" not in values or distance.name == values["distance"]
+    assert config.features == (None if distance is None else distance.features)
     assert config.name in config.label
 
 

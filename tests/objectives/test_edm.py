@@ -39,7 +39,7 @@ def test_any_change_of_the_exact_denoiser_costs(change):
 
 def test_noise_levels_are_log_normal_and_the_noise_is_that_of_the_level():
     denoise = Calls(DATA.denoise)
-    out = loss(denoise, P_mean=-0.7, P_std=1.5)
+    out = loss(denoise, times={"name": "lognormal", "P_mean": -0.7, "P_std": 1.5})
     assert out.sigma.log().mean().item() == pytest.approx(-0.7, abs=0.06)
     assert out.sigma.log().std().item() == pytest.approx(1.5, abs=0.05)
     ((x, sigma, _),) = denoise.seen
@@ -59,4 +59,4 @@ def test_it_logs_no_schedule_and_needs_no_target():
     assert objective.schedule(3) == {}
     assert objective.target_mu(3) == 0
     with pytest.raises(ValidationError, match="P_std"):
-        objectives.parse({"name": "edm", "P_std": 0})
+        objectives.parse({"name": "edm", "times": {"name": "lognormal", "P_std": 0}})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmray.core.curricula import AdaptiveMu, AdaptiveNumSigmas, FixedMu, FixedNumSigmas
+from cmray.core.curricula import AdaptiveMu, AdaptiveNumSigmas, FixedMu, FixedNumSigmas, HalvingNumSigmas
 from cmray.core.grids import karras_sigmas
 from cmray.core.precond import BoundaryPrecond, Denoiser, EDMPrecond, c_in, c_noise, expand
 from cmray.core.weights import weight
@@ -63,6 +63,17 @@ def test_progressive_distillation_grids_are_karras_grids_of_twice_the_intervals(
         sigmas = karras_sigmas(2 * steps + 1, 0.002, 80.0)[::-1]
         for key, points in (("t", sigmas[:-1:2]), ("t2", sigmas[1::2]), ("t3", sigmas[2::2])):
             np.testing.assert_allclose(points, numbers[f"progdist_{key}_{steps}"], rtol=2e-6)
+
+
+def test_stages_of_progressive_distillation(golden):
+    case = golden("c_schedules.json")["progdist_16_small"]
+    args = case["args"]
+    schedule = HalvingNumSigmas(start=args["start_scales"], stage_steps=args["distill_steps_per_iter"])
+    rows = case["runs_step_N_mu"]
+    ends = [row[0] - 1 for row in rows[1:]] + [args["total_steps"]]
+    for (first, steps, _), last in zip(rows, ends, strict=True):
+        for step in (first, last):
+            assert schedule.num_sigmas_at(step, args["total_steps"]) - 1 == steps, f"sampling steps at step {step}"
 
 
 @pytest.mark.parametrize("name", ["ct_imagenet64", "ct_small", "cd_official"])

@@ -5,13 +5,14 @@ The networks' recorded answers stand in for the networks, so these tests need no
 
 import pytest
 import torch
+from reference_net import network
 
 from cmray.core.distances import distances
-from cmray.core.precond import expand
+from cmray.core.precond import Denoiser, expand, make_precond
 from cmray.core.weights import weight
+from cmray.nn.adm_state import to_openai
 from cmray.objectives import ObjectiveContext, Roles, objectives
-from cmray.objectives.consistency import Pair
-from cmray.solvers import solvers
+from cmray.objectives.pairs import Pair
 
 pytestmark = pytest.mark.golden
 
@@ -79,15 +80,33 @@ def test_consistency_training(golden, distance):
     torch.testing.assert_close(objective.distance(student(x_hi, sigma_hi, None), goal), expected, rtol=1e-4, atol=0)
 
 
-def test_two_euler_steps_of_a_progressive_distillation_teacher(golden):
+def test_progressive_distillation(golden, monkeypatch):
     record = Record(golden("e_losses.npz"), "pd_l2_n4")
-    teacher = record.answer("call1_teacher", "call2_teacher")
-    x, begin = record["call1_teacher/x_t"], record["call1_teacher/sigma"]
-    middle = record["call2_teacher/sigma"]
-    euler = solvers.parse("euler")
-    x = euler.step(teacher, x, begin, middle, None)
-    euler.step(teacher, x, middle, middle / 2, None)  # the second answer checks where the first step led
+    student, teacher = record.answer("call0_online"), record.answer("call1_teacher", "call2_teacher")
+    values = {"name": "pd", "num_sigmas": {"name": "halving", "start": 4}}
+    objective = objectives.parse(values).build(CONTEXT)
+    assert objective.num_sigmas_at(0) == 5
+    # index i of the reference, descending in noise, is our interval 3 - i; the noise of the file is drawn
+    monkeypatch.setattr("cmray.objectives.pd.uniform_index", lambda *_: 3 - record["indices"])
+    monkeypatch.setattr("torch.randn", lambda *_, **__: record.numbers["noise"])
+    out = objective.loss(Roles(student, None, teacher), record.numbers["x_start"], None, 0, torch.Generator())
+    assert not student.left
     assert not teacher.left
+    torch.testing.assert_close(out.loss, record["loss"], rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["cd_heun_l2", "ct_l2"])
+def test_whole_consistency_losses(golden, monkeypatch, name):
+    record = Record(golden("e_losses.npz"), name)
+    calls = {"cd_heun_l2": ["call0_online", "call3_target", "call1_teacher", "call2_teacher"]}
+    online, target, *teacher = calls.get(name, ["call0_online", "call1_target"])
+    values = {"name": name[:2], "num_sigmas": 18} | ({"solver": "heun"} if teacher else {})
+    objective = objectives.parse(values).build(CONTEXT)
+    monkeypatch.setattr("cmray.core.times.uniform_index", lambda *_: 16 - record["indices"])
+    monkeypatch.setattr("torch.randn", lambda *_, **__: record.numbers["noise"])
+    roles = Roles(*(record.answer(*asked) for asked in ([online], [target], teacher)))
+    out = objective.loss(roles, record.numbers["x_start"], None, 0, torch.Generator())
+    torch.testing.assert_close(out.loss, record["loss"], rtol=1e-4, atol=1e-8)
 
 
 def test_edm_weights_its_squared_error(golden):
@@ -99,3 +118,38 @@ def test_edm_weights_its_squared_error(golden):
     image = error.sqrt().reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4)
     l2 = distances.parse("l2").build(torch.device("cpu"))
     torch.testing.assert_close(weight("karras", sigma, 0.5) * l2(image, 0 * image), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["cd_heun_l2", "ct_l2", "ct_l1", "pd_l2_n4", "edm"])
+def test_losses_and_gradients_of_whole_networks(golden, monkeypatch, name):
+    """Nothing recorded stands in here: our networks with the reference's weights, from the image to the gradient."""
+    numbers, meta = golden("e_losses.npz"), golden("e_losses_meta.json")[name]
+    record = Record(numbers, name)
+    kind, last = name.split("_")[0], name.split("_")[1:2]
+    values: dict = {"name": kind}
+    if kind in ("cd", "ct"):
+        values |= {"num_sigmas": 18, "distance": last[0] if kind == "ct" else "l2", "mu": 0.9}
+        monkeypatch.setattr("cmray.core.times.uniform_index", lambda *_: 16 - record["indices"])
+    elif kind == "pd":
+        values["num_sigmas"] = {"name": "halving", "start": 4}
+        monkeypatch.setattr("cmray.objectives.pd.uniform_index", lambda *_: 3 - record["indices"])
+    else:
+        monkeypatch.setattr("cmray.core.times.lognormal_sigma", lambda *_: record["sigma"])
+    config = objectives.parse(values)
+    monkeypatch.setattr("torch.randn", lambda *_, **__: record.numbers["noise"])
+    student, adm = network(golden, "cond_updown", 1)
+    denoisers = [
+        Denoiser(network(golden, "cond_updown", seed)[0], make_precond(precond, 0.5, 0.002))
+        for seed, precond in ((2, config.precond), (3, "edm"))
+    ]
+    roles = Roles(Denoiser(student, make_precond(config.precond, 0.5, 0.002)), *denoisers)
+    x0, label = record.numbers["x_start"], record.numbers["y"]
+    out = config.build(CONTEXT).loss(roles, x0, label, 0, torch.Generator())
+    torch.testing.assert_close(out.loss.detach(), record["loss"], rtol=1e-4, atol=2e-7)
+    out.loss.mean().backward()
+    grads = to_openai({n: p.grad for n, p in student.named_parameters()}, adm)
+    for key in ("out.2.bias", "input_blocks.0.0.weight"):
+        expected = record[f"grad/{key}"]
+        assert (grads[key] - expected).norm() < 1e-4 * expected.norm(), key
+    total = torch.stack([g.norm() for g in grads.values()]).norm().item()
+    assert total == pytest.approx(meta["grad_norm_total"], rel=1e-4)
