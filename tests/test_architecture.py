@@ -21,6 +21,7 @@ PLAIN = [
     "engine",
     "search",
     "tracking",
+    "theory",
     "report",
 ]
 

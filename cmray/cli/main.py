@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from cmray import __version__
-from cmray.cli import data, doctor, evaluate, report, sample, sweep, train, ui
+from cmray.cli import data, doctor, evaluate, report, sample, sweep, theory, train, ui
 from cmray.cli.console import errors
 from cmray.core.errors import CmrayError
 
@@ -48,6 +48,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("search")(evaluate.search)
 app.command("sample")(sample.sample)
 app.command("report")(report.report)
+app.command("theory")(theory.theory)
 app.add_typer(data.app, name="data")
 app.command("ui")(ui.ui)
 app.command("doctor")(doctor.doctor)

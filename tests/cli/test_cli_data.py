@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from cli_run import good, here
 from PIL import Image
 
@@ -42,3 +43,41 @@ def test_one_flipped_byte_is_found(tmp_path):
     assert ran.code == 2
     assert shard.name in ran.err
     assert len(ran.err.strip().splitlines()) == 1
+
+
+def idx(values):
+    header = (0x0800 + values.ndim).to_bytes(4, "big") + b"".join(n.to_bytes(4, "big") for n in values.shape)
+    return header + values.tobytes()
+
+
+def test_prepare_reads_a_source(tmp_path):
+    source = tmp_path / "downloads"
+    source.mkdir()
+    (source / "t10k-images-idx3-ubyte").write_bytes(idx(np.arange(3 * 784, dtype=np.uint8).reshape(3, 28, 28)))
+    (source / "t10k-labels-idx1-ubyte").write_bytes(idx(np.array([7, 0, 2], np.uint8)))
+    told = good(
+        here("data", "prepare", "mnist", "--source", source, "--split", "test", "--out", tmp_path / "m",
+             "--shards", 2, "--json")
+    ).json  # fmt: skip
+    assert (told["name"], told["split"], told["count"], told["shape"]) == ("mnist", "test", 3, [1, 28, 28])
+    assert "7, 8, 9" in good(here("data", "info", tmp_path / "m", "--verify")).out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("digits", "--source", "."), "--source is given, but digits comes with cmray"),
+        (("digits", "--split", "train"), "--split is given, but digits comes with cmray"),
+        (("mnist",), "cmray data prepare mnist --source PATH --out DIR"),
+        (("mnist", "--source", ".", "--split", "dev"), "--split dev: Input should be 'train' or 'test'"),
+        (("mnist", "--source", "nowhere"), "source nowhere does not exist"),
+        (("parquet", "--source", "."), "holds no Parquet files"),
+        (("cifar",), "unknown dataset 'cifar'"),
+    ],
+)
+def test_a_wrong_source_is_one_line_and_writes_nothing(tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    ran = here("data", "prepare", *words, "--out", "out")
+    assert ran.code == 2
+    assert says in " ".join(ran.err.split())
+    assert list(tmp_path.iterdir()) == []

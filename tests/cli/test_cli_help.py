@@ -7,7 +7,19 @@ import time
 import pytest
 from cli_run import ROOT, apart, good, here
 
-COMMANDS = ["sweep", "train", "evaluate", "search", "sample", "report", "ui", "doctor", "data prepare", "data info"]
+COMMANDS = [
+    "sweep",
+    "train",
+    "evaluate",
+    "search",
+    "sample",
+    "report",
+    "theory",
+    "ui",
+    "doctor",
+    "data prepare",
+    "data info",
+]
 
 
 def test_help_answers_within_a_second():
