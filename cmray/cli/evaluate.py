@@ -65,6 +65,7 @@ def evaluate(
     from cmray.core.rng import SEED_BASE
     from cmray.engine.model import make_sampler
     from cmray.engine.results import Measurement, recorded_value
+    from cmray.engine.results import budgets as usual
     from cmray.engine.results import evaluate as measure
 
     storage = storage.expanduser().absolute()
@@ -72,9 +73,7 @@ def evaluate(
     if levels:
         samplers = [make_sampler(who.run, len(levels), levels, named)]
     else:
-        samplers = [
-            make_sampler(who.run, n, None, named) for n in budgets or ((1, 35) if who.kind == "denoiser" else (1, 2))
-        ]
+        samplers = [make_sampler(who.run, n, None, named) for n in budgets or usual(who.run, (1, 2), (1, 35))]
     with _setting(who, metric, parallel, address, storage) as (reference, pool):
         wanted = [Measurement(who, s, num_samples, SEED_BASE["report"], Block) for s in samplers]
         progress = Progress(errors)

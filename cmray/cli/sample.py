@@ -63,7 +63,7 @@ def sample(
         raise CmrayError(f"--class is given, but {run} is not class-conditional")
     if labels is not None and not all(0 <= label < model.num_classes for label in labels):
         raise CmrayError(f"--class {classes}: labels are 0 to {model.num_classes - 1}")
-    sampler = model.sampler(len(levels) if levels else nfe or 1, levels, named)
+    sampler = model.sampler(len(levels) if levels else nfe or model.run.objective.own_nfe or 1, levels, named)
     given = torch.tensor([labels[i % len(labels)] for i in range(num)]) if labels else None
     images = to_pixels(model.images(sampler, range(seed, seed + num), given)).numpy()
     shown = f"{sampler.title}, {sampler.nfe} NFE, {model.weights}, seeds {seed} to {seed + num - 1}"

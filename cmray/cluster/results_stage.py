@@ -21,6 +21,7 @@ from cmray.engine.results import (
     Measurement,
     Reference,
     Subject,
+    budgets,
     evaluate,
     is_recorded,
     planned,
@@ -51,7 +52,7 @@ class ResultsStage:
         for trial in self.plan.all_trials:
             kind = trial.run.objective.kind
             try:
-                for nfe in self.settings.teacher_nfe if kind == "denoiser" else self.settings.nfe:
+                for nfe in budgets(trial.run, self.settings.nfe, self.settings.teacher_nfe):
                     make_sampler(trial.run, nfe, self.settings.times.get(nfe) if kind == "consistency" else None)
                 search = self.plan.config.search
                 if search is not None and kind == "consistency":
@@ -118,8 +119,7 @@ class ResultsStage:
         s = self.settings
         out = []
         for who in subjects.values():
-            budgets = s.teacher_nfe if who.kind == "denoiser" else s.nfe
-            out += planned(who, budgets, s.times, s.num_samples, s.block)
+            out += planned(who, budgets(who.run, s.nfe, s.teacher_nfe), s.times, s.num_samples, s.block)
         return out
 
     def _searched_subjects(self, subjects: dict[str, Subject], reference: Reference) -> list[Subject]:
@@ -159,8 +159,8 @@ class ResultsStage:
         searched = {who.folder.name: s for who, s in self._searches(subjects, reference) or [] if s.nfe == 2}
         rows = []
         for name, who in subjects.items():
-            budgets = self.settings.teacher_nfe if who.kind == "denoiser" else (1,)
-            wanted = [(m.sampler, f"{labels[name]} · {m.sampler.nfe} NFE") for m in planned(who, budgets, {}, 2, 1)]
+            shown = budgets(who.run, (1,), self.settings.teacher_nfe)
+            wanted = [(m.sampler, f"{labels[name]} · {m.sampler.nfe} NFE") for m in planned(who, shown, {}, 2, 1)]
             if name in searched:
                 sampler = searched_measurement(who, searched[name], 2, 1).sampler
                 wanted.append((sampler, f"{labels[name]} · 2 NFE searched"))

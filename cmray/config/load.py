@@ -124,6 +124,10 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
 _ALTERNATIVES = ((("path",), ("name",)), (("checkpoint",), ("experiment", "overrides")))
 
 
+#: mappings whose `name` is a field like any other: all of them share the rest
+_NAMED_BY_THE_WAY = frozenset({"optimizer"})
+
+
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`over` on top of `base`, mapping by mapping. A component of another name replaces the one below whole."""
     out = dict(base)
@@ -135,15 +139,16 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = out.get(key)
         if isinstance(below, str) and isinstance(value, Mapping) and "name" not in value:
             below = {"name": below}
-        if isinstance(below, Mapping) and isinstance(value, Mapping) and not _renames(below, value):
+        replaced = key not in _NAMED_BY_THE_WAY and isinstance(below, Mapping) and _renames(below, value)
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and not replaced:
             out[key] = merged(below, value)
         else:
             out[key] = merged({}, value) if isinstance(value, Mapping) else value
     return out
 
 
-def _renames(below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    return "name" in value and value["name"] != below.get("name")
+def _renames(below: Mapping[str, Any], value: Any) -> bool:
+    return isinstance(value, Mapping) and "name" in value and value["name"] != below.get("name")
 
 
 def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

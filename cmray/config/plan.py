@@ -107,6 +107,16 @@ def _plan(path: Path, overrides: Sequence[str], storage: Path, only: Sequence[st
             except ConfigError as error:
                 raise ConfigError(f"{raw.path}: {error}") from None
         _check_times(config, raw.path)
+        if not any(t.run.objective.kind == "consistency" for t in trials):
+            for field, given in (
+                ("search", config.search is not None),
+                ("evaluate.times", bool(config.evaluate.times)),
+            ):
+                if given:
+                    raise ConfigError(
+                        f"{raw.path}: {field} is about the sampling times of consistency models, but "
+                        f"objective.name of every trial is {', '.join(sorted({t.run.objective.name for t in trials}))}"
+                    )
         if len({t.data.digest for t in trials}) > 1:
             names = ", ".join(sorted({str(t.data.folder) for t in trials}))
             raise ConfigError(
@@ -268,11 +278,12 @@ def _check_teacher_run(run: RunConfig, teacher: RunConfig, shown: str, facts: Da
             f"objective.{field}, which needs the teacher's net, that of {shown}, but "
             f"{_differences(run.net.architecture(), teacher.net.architecture())}"
         )
-    if run.objective.replaces_teacher and _sigma_data(run, facts) != teacher.noise.sigma_data:
-        raise ConfigError(
-            f"noise.sigma_data is {_sigma_data(run, facts)} and that of {shown} is {teacher.noise.sigma_data}; "
-            f"objective.name {run.objective.name} makes the student the next teacher, so both must be the same"
-        )
+    ours, theirs = _sigma_data(run, facts), _sigma_data(teacher, facts)
+    scales = f"noise.sigma_data is {ours} and that of {shown} is {theirs}; objective.name {run.objective.name}"
+    if run.objective.replaces_teacher and ours != theirs:
+        raise ConfigError(f"{scales} makes the student the next teacher, so both must be the same")
+    if run.objective.starts_from == "teacher" and abs(ours / theirs - 1) > 0.05:
+        raise ConfigError(f"{scales} starts from the teacher's weights, which fit only their own scale (to 5%)")
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

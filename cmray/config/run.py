@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -189,6 +190,23 @@ class RunConfig(Strict):
                 f"network forwards, which it does not support"
             )
         self.objective.check_steps(self.train.steps)
+        own = self.objective.own_nfe
+        if own is not None and self.curve is not None and self.curve.nfe != (own,):
+            raise ValueError(
+                f"curve.nfe is {list(self.curve.nfe)}, but objective.num_sigmas.end is {own}: a distilled model is "
+                f"sampled in that many steps"
+            )
+        times = getattr(self.objective, "times", None)
+        if times is not None and times.name == "lognormal":
+            low, high = (
+                math.erf((math.log(s) - times.P_mean) / (math.sqrt(2) * times.P_std))
+                for s in (self.noise.sigma_min, self.noise.sigma_max)
+            )
+            if high - low < 1e-3:
+                raise ValueError(
+                    f"objective.times.P_mean {times.P_mean} and P_std {times.P_std} draw almost nothing between "
+                    f"noise.sigma_min {self.noise.sigma_min} and noise.sigma_max {self.noise.sigma_max}"
+                )
         parts = self.resources.workers * self.train.accumulate
         if self.train.batch_size % parts:
             raise ValueError(

@@ -196,7 +196,7 @@ class LossSecondMomentTimes(TimeSampler):
         place = bin * history + (self._counts[bin] + before) % history
         kept = before >= total[bin] - history  # when one batch has more than fit, the last ones
         place = torch.where(kept, place, torch.full_like(place, self.bins * history))
-        self._losses[place] = loss.double()
+        self._losses[place] = loss.double().nan_to_num(0, 0, 0)  # a loss that is not finite is for the log to report
         self._counts += total
 
     def state(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cmray.config.checkpoint_facts import CheckpointFacts, ema_file, read_checkpoint_facts
-from cmray.config.run import NoiseConfig, RunConfig
+from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError, CmrayError
 from cmray.core.grids import karras_sigmas
 from cmray.core.precond import Denoise, Denoiser
@@ -104,14 +104,20 @@ def make_sampler(
         raise CmrayError(
             f"nfe {nfe} is even; a denoiser is sampled with Heun steps, n of which take 2 n - 1 evaluations"
         )
+    own = run.objective.own_nfe
+    if own is not None and name is None and nfe != own:
+        raise CmrayError(
+            f"nfe is {nfe}, but this model was distilled to {own} step{'s' * (own > 1)}; for others train with another "
+            f"objective.num_sigmas.end"
+        )
     spec = _default_spec(kind, nfe) if name is None else _sampler_spec(name, kind != "consistency", nfe)
     if kind == "consistency":
         sigmas = karras_sigmas(nfe + 1, noise.sigma_min, noise.sigma_max, noise.rho).tolist()[1:]
-    elif (count := 1 if spec["name"] == "one-step" else _num_levels(spec, nfe, noise)) > 1:
+    elif (count := 1 if spec["name"] == "one-step" else _num_levels(spec, nfe, run)) > 1:
         sigmas = karras_sigmas(count, noise.sigma_min, noise.sigma_max, noise.rho).tolist()
     else:
         sigmas = [noise.sigma_max]
-    return _parsed(spec, sigmas, noise)
+    return _parsed(spec, sigmas, run)
 
 
 def _default_spec(kind: Kind, nfe: int) -> dict[str, Any]:
@@ -135,7 +141,7 @@ def _at_times(run: RunConfig, nfe: int, times: Sequence[float], name: SamplerNam
             f"found {list(times)}"
         )
     spec = _default_spec(kind, nfe) if name is None else _sampler_spec(name, False, nfe)
-    return _parsed(spec, sorted(float(t) for t in times), noise)
+    return _parsed(spec, sorted(float(t) for t in times), run)
 
 
 def _sampler_spec(name: SamplerName, denoiser: bool, nfe: int) -> dict[str, Any]:
@@ -156,9 +162,9 @@ def _sampler_spec(name: SamplerName, denoiser: bool, nfe: int) -> dict[str, Any]
     return spec
 
 
-def _num_levels(spec: dict[str, Any], nfe: int, noise: NoiseConfig) -> int:
+def _num_levels(spec: dict[str, Any], nfe: int, run: RunConfig) -> int:
     """How many noise levels of a denoiser's sampler make a budget."""
-    probe = _parsed(spec, [noise.sigma_min, noise.sigma_max], noise)
+    probe = _parsed(spec, [run.noise.sigma_min, run.noise.sigma_max], run)
     count = probe.num_levels(nfe)
     if count is None:
         near = [n for n in range(max(1, nfe - probe.nfe_step), nfe + probe.nfe_step + 1) if probe.num_levels(n)]
@@ -170,9 +176,9 @@ def _num_levels(spec: dict[str, Any], nfe: int, noise: NoiseConfig) -> int:
     return count
 
 
-def _parsed(spec: dict[str, Any], sigmas: Sequence[float], noise: NoiseConfig) -> Sampler:
+def _parsed(spec: dict[str, Any], sigmas: Sequence[float], run: RunConfig) -> Sampler:
     if spec["name"] == "multistep":
-        spec = {**spec, "sigma_min": noise.sigma_min}
+        spec = {**spec, "sigma_min": run.noise.sigma_min if run.objective.precond == "boundary" else 0.0}
     try:
         return samplers.parse({**spec, "sigmas": tuple(sigmas)})
     except ValidationError as error:

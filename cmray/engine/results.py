@@ -127,6 +127,13 @@ class Measurement:
         return self.subject.folder / "evaluations" / f"{self.key(reference)}.json"
 
 
+def budgets(run: RunConfig, nfe: Sequence[int], teacher_nfe: Sequence[int]) -> Sequence[int]:
+    """The numbers of network evaluations that a model of this kind is measured at."""
+    if run.objective.own_nfe is not None:
+        return (run.objective.own_nfe,)
+    return teacher_nfe if run.objective.kind == "denoiser" else nfe
+
+
 def planned(
     who: Subject, nfe: Sequence[int], times: dict[int, tuple[float, ...]], num_samples: int, block: int
 ) -> list[Measurement]:

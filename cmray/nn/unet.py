@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmray.nn.base import NetConfig, Shape, nets
-from cmray.nn.layers import NoiseEmbedding, attend, num_groups, zero_init
+from cmray.nn.layers import GroupNorm32, NoiseEmbedding, attend, num_groups, zero_init
 
 
 @nets.register("unet")
@@ -52,9 +52,9 @@ class UNetConfig(NetConfig):
         return UNet(shape[0], self, num_classes)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm32:
     """GroupNorm with up to 32 groups of at least 4 channels, fewer where the channels do not divide."""
-    return nn.GroupNorm(num_groups(channels), channels)
+    return GroupNorm32(num_groups(channels), channels)
 
 
 class ResBlock(nn.Module):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from cmray.core.precond import Denoise, PrecondName
@@ -79,8 +79,20 @@ class ObjectiveConfig(ComponentConfig):
     needs_teacher: ClassVar[bool] = False
     #: whether `transition` may ask for another teacher, so that the teacher is part of the checkpoint
     replaces_teacher: ClassVar[bool] = False
+    #: fields of other objectives that this one has no use for, refused by name
+    lacks: ClassVar[tuple[str, ...]] = ()
     #: whether it differentiates the network forwards, which torch.compile and fused attention do not support
     needs_jvp: ClassVar[bool] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_of_others(cls, value: Any) -> Any:
+        for field in cls.lacks if isinstance(value, dict) else ():
+            if field in value:
+                raise ValueError(
+                    f"{field} is {value[field]!r}, but objective.name is {value.get('name')}, which has no {field}"
+                )
+        return value
 
     @property
     def is_denoiser(self) -> bool:
@@ -115,6 +127,11 @@ class ObjectiveConfig(ComponentConfig):
     @property
     def features(self) -> str | None:
         """The extractor whose features the loss compares, None for pixels."""
+        return None
+
+    @property
+    def own_nfe(self) -> int | None:
+        """The one budget that a few-step model was distilled for; None for others."""
         return None
 
     def search_num_sigmas(self, steps: int) -> int:

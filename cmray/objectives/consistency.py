@@ -11,9 +11,9 @@ from torch import Tensor
 from cmray.core.curricula import MuField, NumSigmasField
 from cmray.core.grids import karras_sigmas
 from cmray.core.precond import PrecondName
-from cmray.core.times import Draw, TimesField
+from cmray.core.times import TimesField
 from cmray.objectives.base import ObjectiveContext, Roles
-from cmray.objectives.pairs import Pair, PairConfig, PairObjective, frozen
+from cmray.objectives.pairs import Levels, Pair, PairConfig, PairObjective, frozen
 
 
 class ConsistencyConfig(PairConfig):
@@ -78,10 +78,11 @@ class Consistency(PairObjective):
             self._grid = (n, grid)
         return self._grid[1]
 
-    def levels(self, step: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Draw]:
+    def levels(self, step: int, batch: int, generator: torch.Generator) -> Levels:
         sigmas = self.sigmas_at(step)
         draw = self.times.index(batch, sigmas, generator)
-        return sigmas[draw.value], sigmas[draw.value + 1], draw
+        lo, hi = sigmas[draw.value], sigmas[draw.value + 1]
+        return Levels(lo, hi, hi - lo, draw)
 
     def weight_level(self, sigma_lo: Tensor, sigma_hi: Tensor) -> Tensor:
         return sigma_lo if self.config.weight_at == "lower" else sigma_hi

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from cmray.core.distances import DistanceField, PseudoHuber
 from cmray.core.precond import PrecondName, expand
-from cmray.core.times import Draw, Lognormal, TimesField
+from cmray.core.times import Lognormal, TimesField
 from cmray.core.weights import WeightName
 from cmray.objectives.base import FromTeacher, ObjectiveContext, Roles, objectives
-from cmray.objectives.pairs import Pair, PairConfig, PairObjective, frozen
+from cmray.objectives.pairs import Levels, Pair, PairConfig, PairObjective, frozen
 
 
 @objectives.register("ect")
@@ -26,6 +26,7 @@ class ECTConfig(FromTeacher, PairConfig):
     """
 
     precond: ClassVar[PrecondName] = "edm"
+    lacks: ClassVar[tuple[str, ...]] = ("solver", "num_sigmas", "mu")
 
     distance: DistanceField = PseudoHuber(factor=0.0)  # type: ignore[valid-type]
     weight: WeightName = "1/dt"
@@ -41,6 +42,15 @@ class ECTConfig(FromTeacher, PairConfig):
         if self.weight not in ("1/dt", "uniform"):
             raise ValueError(
                 f"weight is {self.weight}, but objective.name ect pairs with noise level 0; use 1/dt or uniform"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gap_is_a_number(self) -> ECTConfig:
+        if self.q**self.stages > 2**16:
+            raise ValueError(
+                f"q {self.q:g} and stages {self.stages} make t - r smaller than t / 65,536, which float32 cannot tell "
+                f"from 0; lower one of them"
             )
         return self
 
@@ -66,15 +76,16 @@ class EasyConsistencyTuning(PairObjective):
         """0 .. stages-1."""
         return min(step * self.config.stages // self.context.steps, self.config.stages - 1)
 
-    def earlier_level(self, t: Tensor, step: int) -> Tensor:
-        """r(t) in [0, t), the shape of t."""
+    def gap(self, t: Tensor, step: int) -> Tensor:
+        """t - r(t) in (0, t], the shape of t."""
         c = self.config
         n = 1 + c.k * torch.sigmoid(-c.b * t) if c.mapping == "sigmoid" else torch.ones_like(t)
-        return (t * (1 - n / c.q ** (self.stage_at(step) + 1))).clamp(min=0)
+        return t * (n / c.q ** (self.stage_at(step) + 1)).clamp(max=1)
 
-    def levels(self, step: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Draw]:
+    def levels(self, step: int, batch: int, generator: torch.Generator) -> Levels:
         draw = self.times.sigma(batch, self.curve, generator)
-        return self.earlier_level(draw.value, step), draw.value, draw
+        dt = self.gap(draw.value, step)  # exact, where t - r would lose digits
+        return Levels(draw.value - dt, draw.value, dt, draw)
 
     def goal(self, roles: Roles, pair: Pair, label: Tensor | None) -> Tensor:
         clean = pair.sigma_lo == 0

@@ -33,14 +33,25 @@ class PairConfig(ObjectiveConfig):
 
 
 @dataclass(frozen=True)
+class Levels:
+    """sigma_lo, sigma_hi and dt = sigma_hi - sigma_lo, float32 [B] each, and how they were drawn."""
+
+    sigma_lo: Tensor
+    sigma_hi: Tensor
+    dt: Tensor
+    draw: Draw
+
+
+@dataclass(frozen=True)
 class Pair:
-    """Two noise levels of one trajectory: x_hi = x0 + sigma_hi z [B,C,H,W], sigma_hi > sigma_lo [B]."""
+    """Two noise levels of one trajectory: x_hi = x0 + sigma_hi z [B,C,H,W], sigma_hi > sigma_lo, dt their gap [B]."""
 
     x0: Tensor
     z: Tensor
     x_hi: Tensor
     sigma_hi: Tensor
     sigma_lo: Tensor
+    dt: Tensor
 
     @property
     def x_lo(self) -> Tensor:
@@ -59,8 +70,8 @@ class PairObjective(Objective):
         self.config: Any = config
         self.distance = self.config.distance.build(context.device)
 
-    def levels(self, step: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Draw]:
-        """(sigma_lo, sigma_hi, how they were drawn), float32 [B] each."""
+    def levels(self, step: int, batch: int, generator: torch.Generator) -> Levels:
+        """The noise levels of a batch."""
         raise TypeError(f"{type(self).__name__} does not define levels")
 
     def goal(self, roles: Roles, pair: Pair, label: Tensor | None) -> Tensor:
@@ -72,10 +83,10 @@ class PairObjective(Objective):
         return sigma_lo
 
     def loss(self, roles: Roles, x0: Tensor, label: Tensor | None, step: int, generator: torch.Generator) -> Loss:
-        sigma_lo, sigma_hi, draw = self.levels(step, x0.shape[0], generator)
+        at = self.levels(step, x0.shape[0], generator)
         z = torch.randn(x0.shape, generator=generator, device=x0.device)
-        pair = Pair(x0, z, x0 + expand(sigma_hi, x0) * z, sigma_hi, sigma_lo)
-        return Loss(self.pair_loss(roles, pair, label), sigma_hi, draw)
+        pair = Pair(x0, z, x0 + expand(at.sigma_hi, x0) * z, at.sigma_hi, at.sigma_lo, at.dt)
+        return Loss(self.pair_loss(roles, pair, label), at.sigma_hi, at.draw)
 
     def pair_loss(self, roles: Roles, pair: Pair, label: Tensor | None) -> Tensor:
         """The weighted loss of given pairs [B]: nothing in it is random."""
@@ -83,7 +94,7 @@ class PairObjective(Objective):
             goal = self.goal(roles, pair, label)
         d = self.distance(roles.student(pair.x_hi, pair.sigma_hi, label), goal)
         level = self.weight_level(pair.sigma_lo, pair.sigma_hi)
-        return weight(self.config.weight, level, self.context.sigma_data, pair.sigma_hi - pair.sigma_lo) * d
+        return weight(self.config.weight, level, self.context.sigma_data, pair.dt) * d
 
 
 def frozen(roles: Roles) -> Any:

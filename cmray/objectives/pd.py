@@ -38,6 +38,7 @@ class PDConfig(ObjectiveConfig):
     precond: ClassVar[PrecondName] = "edm"
     kind: ClassVar[Kind] = "few-step"
     needs_teacher: ClassVar[bool] = True
+    lacks: ClassVar[tuple[str, ...]] = ("solver", "mu", "times")
     replaces_teacher: ClassVar[bool] = True
 
     num_sigmas: NumSigmasField = HalvingNumSigmas()  # type: ignore[valid-type]
@@ -65,6 +66,11 @@ class PDConfig(ObjectiveConfig):
         return "teacher"
 
     @property
+    def own_nfe(self) -> int | None:
+        schedule: Any = self.num_sigmas
+        return schedule.end
+
+    @property
     def frozen_forwards(self) -> int:
         return 2
 
@@ -81,8 +87,9 @@ class PDConfig(ObjectiveConfig):
         needed = schedule.units * (schedule.stage_steps or 1)
         if needed > steps:
             raise ValueError(
-                f"objective.num_sigmas.start is {schedule.start}, whose stages take {needed} steps, but train.steps is "
-                f"{steps}"
+                f"objective.num_sigmas.start is {schedule.start}, whose stages"
+                f"{f' with stage_steps {schedule.stage_steps}' if schedule.stage_steps else ''} take {needed} steps, "
+                f"but train.steps is {steps}"
             )
 
     def build(self, context: ObjectiveContext) -> ProgressiveDistillation:

@@ -18,12 +18,13 @@ class Multistep(Sampler):
     """x <- f(x, tau); x <- x + sqrt(tau'^2 - sigma_min^2) z; ...   (Consistency Models, Alg. 1).
 
     Args:
-        sigma_min: epsilon, the noise that f leaves in its output; below every noise level.
+        sigma_min: epsilon, the noise that f leaves in its output; below every noise level. 0 for an f with EDM's
+            preconditioning, whose boundary is the clean image.
     """
 
     of_consistency: ClassVar[bool] = True
 
-    sigma_min: float = Field(0.002, gt=0)
+    sigma_min: float = Field(0.002, ge=0)
 
     @model_validator(mode="after")
     def _above(self) -> Multistep:
@@ -37,7 +38,8 @@ class Multistep(Sampler):
 
     @property
     def title(self) -> str:
-        return self.name  # sigma_min is a fact of the model, not a choice
+        # sigma_min is a fact of the model, not a choice
+        return f"{self.name} clip_denoised=True" if self.clip_denoised else self.name
 
     def step(
         self, denoise: Denoise, x: Tensor, i: int, noise: SampleNoise, label: Tensor | None, past: list[Tensor]

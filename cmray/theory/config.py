@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from cmray.config.load import load_raw, validated
+from cmray.core.errors import ConfigError
 from cmray.core.strict import Strict
 from cmray.solvers import SolverField
 
@@ -70,5 +71,7 @@ class TheoryFile(Strict):
 def load_theory(path: Path, overrides: list[str]) -> TheoryFile:
     """Reads a theory file. Raises ConfigError that names file, field and what is allowed."""
     raw = load_raw(path, overrides)
+    if "theory" not in raw.values:
+        raise ConfigError(f"{path} is no theory file: it has no theory; for experiments run: cmray sweep {path}")
     values: dict[str, Any] = raw.values
     return validated(TheoryFile, values, raw)

@@ -140,7 +140,7 @@ class _Case:
         x0, z, weights = self.points()
         for n in range(intervals):
             lo, hi = (sigmas[i].expand(len(x0)) for i in (n, n + 1))
-            yield weights, Pair(x0, z, x0 + expand(hi, x0) * z, hi, lo)
+            yield weights, Pair(x0, z, x0 + expand(hi, x0) * z, hi, lo, hi - lo)
 
     def points(self) -> tuple[Tensor, Tensor, Tensor]:
         """x0, z [B,1,1,1] and integration weights [B]: every data node with every noise node."""
@@ -232,5 +232,5 @@ class _Minimiser:
         n = int(torch.searchsorted(self.sigmas, sigma[0] * (1 - 1e-9)))
         for i in range(n, 0, -1):
             hi, lo = (self.sigmas[j].expand(len(x)) for j in (i, i - 1))
-            x = self.objective.earlier(self.roles, Pair(x, x, x, hi, lo), None)
+            x = self.objective.earlier(self.roles, Pair(x, x, x, hi, lo, hi - lo), None)
         return x

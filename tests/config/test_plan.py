@@ -354,8 +354,42 @@ def test_a_student_that_becomes_the_teacher_must_have_the_scale_of_its_data(at, 
         f"exp.yaml: noise.sigma_data is 0.5 and that of {place} is {scale}; objective.name pd makes the student the "
         f"next teacher, so both must be the same"
     )
-    cd = {**halving, "objective": {"name": "cd"}, "noise.sigma_data": 0.5}
-    assert at.plan(cd).trials, "a teacher that stays may have another"
+    cd = {**halving, "objective": {"name": "cd"}}
+    assert at.plan({**cd, "noise.sigma_data": 1.02 * scale}).trials, "a teacher that stays may have nearly the same"
+    found = at.complaint({**cd, "noise.sigma_data": 0.5})
+    assert "starts from the teacher's weights, which fit only their own scale" in found
+    random = {**cd, "objective": {"name": "cd", "init": "random"}, "noise.sigma_data": 0.5}
+    assert at.plan(random).trials, "weights that are not taken may have another scale"
+
+
+def test_what_is_about_sampling_times_needs_a_consistency_model(at):
+    halving = pd(num_sigmas={"name": "halving", "start": 2})
+    for more, field in (({"search": {}}, "search"), ({"evaluate": {"times": {2: [80, 0.8]}}}, "evaluate.times")):
+        found = at.complaint({**halving}, **{"evaluate": {}, **more, "teacher": {"experiment": "edm.yaml"}})
+        assert f"{field} is about the sampling times of consistency models" in found
+        assert "objective.name of every trial is pd" in found
+
+
+def test_a_curve_of_a_distilled_model_is_drawn_at_its_own_steps(at):
+    halving = pd(num_sigmas={"name": "halving", "start": 4, "end": 2})
+    teacher = {"teacher": {"experiment": "edm.yaml"}}
+    curve = {"curve": {"every": 1, "num_samples": 8, "nfe": [1]}}
+    found = at.complaint({**halving}, **teacher, **curve)
+    assert "curve.nfe is [1], but objective.num_sigmas.end is 2" in found
+    curve["curve"]["nfe"] = [2]
+    assert at.plan({**halving}, **teacher, **curve).trials
+
+
+def test_times_that_draw_nothing_on_the_grid_are_refused(at):
+    found = at.complaint(objective={"name": "ict", "times": {"name": "lognormal", "P_mean": 50, "P_std": 0.1}})
+    assert "objective.times.P_mean 50.0 and P_std 0.1 draw almost nothing between noise.sigma_min" in found
+
+
+def test_the_name_of_an_optimizer_leaves_its_other_fields(at):
+    lr = {"train.optimizer.lr": 0.5}
+    for changes in ({**lr, "train.optimizer.name": "adam"}, {"train.optimizer.name": "adam", **lr}):
+        optimizer = at.plan(changes).trials[0].run.train.optimizer
+        assert (optimizer.name, optimizer.lr) == ("adam", 0.5)
 
 
 def test_teachers_in_a_circle(at):

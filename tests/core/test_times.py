@@ -144,6 +144,13 @@ class TestLossSecondMoment:
         one.observe(torch.tensor([0]), torch.tensor([9.0]))
         assert not torch.equal(one.probabilities(), other.probabilities()), "the state must not be shared"
 
+    def test_a_loss_that_is_not_finite_does_not_stop_the_draws(self):
+        """Whoever logs the loss says that training diverged; a draw that fails would hide it."""
+        times = sampler(LEARNS, bins=2)
+        times.observe(torch.tensor([0, 1] * 3), torch.tensor([1.0, math.nan, math.inf, 3.0, 1.0, 1.0]))
+        assert times.probabilities().sum().item() == pytest.approx(1)
+        times.sigma(10, CURVE, generator())
+
     def test_a_grid_of_another_size_is_refused(self):
         with pytest.raises(ValueError, match="9 intervals, not 4 bins"):
             sampler(LEARNS, bins=4).index(3, torch.linspace(1, 2, 10), generator())

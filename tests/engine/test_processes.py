@@ -56,6 +56,7 @@ def files(folder: Path) -> dict[str, str]:
 
 CHANGES_ANY = {"train.batch_size": 16, "train.steps": 6, "train.log_every": 1}
 CHANGES = {**CHANGES_ANY, "objective.num_sigmas": 9}
+LEARNED = {"name": "ct", "num_sigmas": 3, "times": {"name": "loss-second-moment", "history": 2}}
 CONTINUOUS = {"name": "cd-continuous", "theta_minus": "student"}
 
 
@@ -69,6 +70,7 @@ def two_ranks(tmp_path_factory) -> Path:
     any_two = {**CHANGES_ANY, "resources.workers": 2}
     cd = {"objective": {"name": "cd", "num_sigmas": 9}, "teacher": {"checkpoint": str(teacher)}}
     continuous = cd | {"objective": CONTINUOUS}
+    learned = {"objective": LEARNED}
     finish(
         start(
             [
@@ -76,6 +78,7 @@ def two_ranks(tmp_path_factory) -> Path:
                 job(small(two), out / "ct"),
                 job(small({**two, "train.accumulate": 2}), out / "ct accumulate"),
                 job(small({**cd, **two, "net.class_conditional": False}), out / "cd", teacher),
+                job(small({**learned, **any_two}), out / "learned"),
                 job(small({**continuous, **any_two}), out / "cd continuous", teacher),
                 job(small(two), out, what="params", name="ct"),
                 job(small(two, curve={"every": 2, "num_samples": 8}), out / "parts", stop={"rank": 1, "calls": 3}),
@@ -120,6 +123,13 @@ def test_a_forward_derivative_of_the_student_is_exchanged_too(two_ranks, tmp_pat
     start = load_file(teacher / "ema-0.999.safetensors")
     end = load_file(checkpoint(tmp_path) / "student.safetensors")
     assert all(not torch.equal(start[name], end[name]) for name in start if "weight" in name)
+
+
+def test_draws_are_learned_from_the_losses_of_all_ranks(two_ranks, tmp_path):
+    go(small({"objective": LEARNED, **CHANGES_ANY, "train.accumulate": 2}), tmp_path)
+    assert files(tmp_path) == files(two_ranks / "learned")
+    learned = load_file(checkpoint(tmp_path) / "objective.safetensors")
+    assert int(learned["counts"].sum()) == 6 * 16
 
 
 def test_two_ranks_of_two_parts_equal_four_parts_up_to_the_order_of_the_sum(two_ranks, tmp_path):

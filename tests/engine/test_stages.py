@@ -136,7 +136,14 @@ def test_buffers_that_belong_to_the_weights_travel_with_them():
 # ---------------------------------------------------------------- dropout
 
 
-@nets.register("drops")
+@pytest.fixture(autouse=True, scope="module")
+def drops():
+    """Registered for this file only: other tests walk over every network there is."""
+    nets.register("drops")(DropsConfig)
+    yield
+    del nets._classes["drops"]
+
+
 class DropsConfig(NetConfig):
     """Keeps the masks it draws, for this file's tests."""
 

@@ -10,6 +10,7 @@ from cmray.core.precond import expand
 from cmray.core.times import Draw, KarrasCurve
 from cmray.objectives import ObjectiveContext, Roles, objectives
 from cmray.objectives.continuous import metric_product, total_derivative
+from cmray.objectives.pairs import Levels
 
 DATA = Gaussian()
 CONTEXT = ObjectiveContext(
@@ -36,7 +37,7 @@ def at(objective, lo, hi=None):
     if hi is None:
         objective.times.sigma = lambda *_: Draw(lo)
     else:
-        objective.levels = lambda *_: (lo, hi, Draw(lo))
+        objective.levels = lambda *_: Levels(lo, hi, hi - lo, Draw(lo))
     return objective
 
 

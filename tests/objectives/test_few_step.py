@@ -56,6 +56,17 @@ def test_one_step_of_the_goal_lands_where_two_of_the_teacher_land():
     )
 
 
+@pytest.mark.parametrize("step", [0, 45, 89])
+def test_every_level_of_the_students_grid_but_the_lowest_is_drawn(step):
+    objective = objectives.parse(PD).build(context())
+    lo, mid, hi = objective.levels(step, 6000, generator())
+    n = objective.num_sigmas_at(step)
+    fine = torch.from_numpy(karras_sigmas(2 * n - 1, 0.002, 80.0)).float().tolist()
+    assert sorted(set(hi.tolist())) == fine[2::2]
+    assert sorted(set(mid.tolist())) == fine[1::2]
+    assert sorted(set(lo.tolist())) == fine[:-1:2]
+
+
 def test_the_weight_is_taken_at_the_upper_noise_level():
     student, teacher = Calls(lambda x, sigma, label: 0.3 * x), DATA.denoise
     plain, weighed = (
@@ -102,7 +113,8 @@ def test_a_run_too_short_for_its_stages_is_refused():
 
 def levels(step=0, steps=80, batch=4000, **options):
     objective = objectives.parse({"name": "ect", **options}).build(context(steps))
-    return objective, *objective.levels(step, batch, generator())[:2]
+    at = objective.levels(step, batch, generator())
+    return objective, at.sigma_lo, at.sigma_hi
 
 
 def test_the_mapping_is_the_formula_and_its_stages_cut_the_run():
@@ -131,7 +143,7 @@ def test_at_level_0_the_goal_is_the_clean_image_and_elsewhere_the_network():
     out = objective.loss(Roles(student), x0, None, 0, generator())
     assert out.loss.isfinite().all()
     (x_r, level, _), (x_t, t, _) = student.seen
-    r = objective.earlier_level(t, 0)
+    r = t - objective.gap(t, 0)
     assert 0.2 < (r == 0).float().mean() < 0.9
     assert (level > 0).all()
     assert torch.equal(seen["goal"][r == 0], x0[r == 0])
@@ -146,7 +158,7 @@ def test_its_loss_is_the_norm_over_dt():
     x0 = DATA.draw(50, 1, 2, 2)
     out = objective.loss(Roles(student), x0, None, 79, generator())
     (x_r, _, _), (x_t, t, _) = student.seen
-    r = objective.earlier_level(t, 79)
+    r = t - objective.gap(t, 79)
     goal = torch.where((r > 0).reshape(-1, 1, 1, 1), 0.5 * x_r, x0)
     torch.testing.assert_close(out.loss, (0.5 * x_t - goal).flatten(1).norm(dim=1) / (t - r), rtol=1e-4, atol=1e-4)
 
@@ -160,7 +172,22 @@ def test_a_student_that_meets_its_goal_exactly_has_a_gradient_of_zero():
     assert scale.grad == 0
 
 
+def test_the_gap_stays_exact_when_it_is_small():
+    """t - r in float32 would lose what the last stages are about."""
+    objective = objectives.parse({"name": "ect", "q": 256.0, "stages": 2}).build(context(80))
+    at = objective.levels(79, 4000, generator())
+    n = 1 + 8 / (1 + at.sigma_hi.double().exp())
+    torch.testing.assert_close(at.dt.double(), at.sigma_hi.double() * n / 256**2, rtol=1e-5, atol=0)
+    out = objective.loss(Roles(lambda x, sigma, label: 0.5 * x), DATA.draw(500, 1, 2, 2), None, 79, generator())
+    assert out.loss.isfinite().all()
+
+
 def test_ect_refusals():
+    with pytest.raises(ValidationError, match=r"q 256 and stages 8 make t - r smaller"):
+        objectives.parse({"name": "ect", "q": 256})
+    for field in ("solver", "num_sigmas", "mu"):
+        with pytest.raises(ValidationError, match=rf"{field} is .*objective\.name is ect, which has no {field}"):
+            objectives.parse({"name": "ect", field: "heun"})
     with pytest.raises(ValidationError, match=r"weight is snr, but objective\.name ect"):
         objectives.parse({"name": "ect", "weight": "snr"})
     with pytest.raises(ValueError, match=r"objective\.stages is 8, but train\.steps is only 7"):

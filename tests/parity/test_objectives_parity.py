@@ -59,7 +59,9 @@ def test_consistency_distillation_with_heun(golden):
     x_hi = x0 + expand(sigma_hi, x0) * z
     student = record.answer("call0_online")(x_hi, sigma_hi, None)
     teacher = record.answer("call1_teacher", "call2_teacher")
-    x_lo = objective.earlier(Roles(student, teacher=teacher), Pair(x0, z, x_hi, sigma_hi, sigma_lo), None)
+    x_lo = objective.earlier(
+        Roles(student, teacher=teacher), Pair(x0, z, x_hi, sigma_hi, sigma_lo, sigma_hi - sigma_lo), None
+    )
     assert not teacher.left
     goal = record.answer("call3_target")(x_lo, sigma_lo, None)
     torch.testing.assert_close(objective.distance(student, goal), record["loss"], rtol=1e-4, atol=0)
@@ -74,7 +76,7 @@ def test_consistency_training(golden, distance):
     sigma_lo, sigma_hi = pair(objective, record, 17)
     x_hi = x0 + expand(sigma_hi, x0) * z
     student = record.answer("call0_online")
-    x_lo = objective.earlier(Roles(student), Pair(x0, z, x_hi, sigma_hi, sigma_lo), None)
+    x_lo = objective.earlier(Roles(student), Pair(x0, z, x_hi, sigma_hi, sigma_lo, sigma_hi - sigma_lo), None)
     goal = record.answer("call1_target")(x_lo, sigma_lo, None)
     expected = record.numbers[f"ct_{distance}/loss"]
     torch.testing.assert_close(objective.distance(student(x_hi, sigma_hi, None), goal), expected, rtol=1e-4, atol=0)

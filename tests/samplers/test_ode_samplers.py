@@ -9,6 +9,7 @@ import torch
 from gaussian_truth import Gaussian, measured_order
 
 from cmray.core.grids import karras_sigmas
+from cmray.core.rng import SampleNoise
 from cmray.samplers import samplers
 from cmray.samplers.deis_3 import ab_weights
 from cmray.solvers import solvers
@@ -176,3 +177,28 @@ def test_more_order_is_less_error_at_the_same_number_of_evaluations(name):
     (euler,) = errors_of({"name": "euler"}, (63,), low=0.002)
     (error,) = errors_of({"name": name}, (63 // probe.nfe_step,), low=0.002)
     assert error < euler / 2
+
+
+def test_dpmpp_2m_is_exact_on_any_grid_where_the_denoiser_is_linear_in_log_sigma():
+    """D = a + b lambda, lambda = -ln sigma: the second-order step integrates it exactly but for the first one.
+
+    On a fine even grid the ratio of neighbouring steps is 1, so only an uneven one tells it from its inverse.
+    """
+    sigmas = (0.2, 0.9, 1.3, 40.0)
+    a, b = 0.3, 0.7
+    noise = SampleNoise(range(3), (1, 2, 2))
+    start = 40.0 * noise.draw()
+    linear = lambda x, sigma, label: (a - b * sigma.log()).reshape(-1, 1, 1, 1) * torch.ones_like(x)
+    x = samplers.parse({"name": "dpmpp-2m", "sigmas": sigmas}).sample(linear, SampleNoise(range(3), (1, 2, 2)))
+    # by hand: x' = (s'/s) x + (1 - s'/s) D~ with D~ = D + (D - D_before) h / (2 h_before)
+    d = [a - b * math.log(s) for s in sigmas]
+    expected = (1.3 / 40) * start + (1 - 1.3 / 40) * d[3]
+    for i in (2, 1):
+        h, before = math.log(sigmas[i] / sigmas[i - 1]), math.log(sigmas[i + 1] / sigmas[i])
+        ratio = sigmas[i - 1] / sigmas[i]
+        expected = ratio * expected + (1 - ratio) * (d[i] + (d[i] - d[i + 1]) * h / (2 * before))
+    torch.testing.assert_close(x, torch.full_like(x, d[0]))
+    seen = []
+    probe = lambda x, sigma, label: seen.append(x) or linear(x, sigma, label)
+    samplers.parse({"name": "dpmpp-2m", "sigmas": sigmas}).sample(probe, SampleNoise(range(3), (1, 2, 2)))
+    torch.testing.assert_close(seen[-1], expected)
