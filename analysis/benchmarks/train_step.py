@@ -32,7 +32,7 @@ from cmray.engine.state import TrainState
 from cmray.tracking.events import EventLog
 
 #: about five million parameters
-NET = {"name": "ddpmpp", "channels": 56, "multipliers": [1, 2, 2], "blocks": 2, "dropout": 0.0}
+NET = {"name": "ddpmpp", "channels": 44, "multipliers": [1, 2, 4], "blocks": 1, "dropout": 0.0}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "edm": {"name": "edm"},
     "cd": {"name": "cd", "solver": "heun"},

@@ -191,10 +191,10 @@ class RunConfig(Strict):
             )
         self.objective.check_steps(self.train.steps)
         own = self.objective.own_nfe
-        if own is not None and self.curve is not None and self.curve.nfe != (own,):
+        if own is not None and self.curve is not None and own not in self.curve.nfe:
             raise ValueError(
                 f"curve.nfe is {list(self.curve.nfe)}, but objective.num_sigmas.end is {own}: a distilled model is "
-                f"sampled in that many steps"
+                f"sampled in that many steps only"
             )
         times = getattr(self.objective, "times", None)
         if times is not None and times.name == "lognormal":

@@ -38,7 +38,8 @@ class Curve:
         """{"fd/digits@1": value, ...}. Does not touch the state's random numbers or gradients."""
         denoise = state.ema_denoiser()
         out = {}
-        for nfe in self.config.nfe:
+        own = state.run.objective.own_nfe  # a distilled model is right for one number of steps
+        for nfe in self.config.nfe if own is None else (own,):
             sampler = make_sampler(state.run, nfe)
 
             generate = partial(

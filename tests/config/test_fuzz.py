@@ -82,6 +82,7 @@ FILES: dict[str, dict[str, Any]] = {
             "distance": "linf",
             "weight": "truncated-snr",
         },
+        "evaluate": {k: v for k, v in REST["evaluate"].items() if k != "times"},
     },
     "ict": {
         **REST,

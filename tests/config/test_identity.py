@@ -68,6 +68,7 @@ FULL: dict[str, Any] = {
 HALVING: dict[str, Any] = {
     "objective": {"name": "pd", "num_sigmas": {"name": "halving", "start": 2, "end": 1, "stage_steps": 1}},
     "train.steps": 8,
+    "curve.nfe": [1, 2],
 }
 #: a small net of each kind for 8x8 digits, with attention beside the middle
 SMALL_NETS: dict[str, dict[str, Any]] = {
