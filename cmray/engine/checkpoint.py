@@ -21,7 +21,7 @@ Parts = Mapping[str, Mapping[str, Tensor]]
 
 
 def save_checkpoint(folder: Path, parts: Parts, facts: CheckpointFacts, keep: int) -> Path:
-    """Writes <folder>/step-XXXXXXXX and removes all but the newest `keep`.
+    """Writes <folder>/step-NNNNNNNN, N the digits of the step, and removes all but the newest `keep`.
 
     Everything is written beside its place and renamed at the end, so a checkpoint is there whole or not at all.
     `facts.files` is filled in here.

@@ -27,9 +27,6 @@ from cmray.objectives.base import (
 )
 from cmray.solvers.base import slope
 
-#: fields of the discrete objectives that have no meaning without a grid
-_GRID_FIELDS = ("num_sigmas", "solver", "mu")
-
 
 class ContinuousConfig(ObjectiveConfig):
     """Fields of both. sigma = tau(u), u uniform in [0, 1], tau the Karras curve.
@@ -40,21 +37,11 @@ class ContinuousConfig(ObjectiveConfig):
     precond: ClassVar[PrecondName] = "boundary"
     kind: ClassVar[Kind] = "consistency"
     needs_jvp: ClassVar[bool] = True
+    lacks: ClassVar[tuple[str, ...]] = ("num_sigmas", "solver", "mu")  # the grid is endlessly fine
 
     distance: DistanceField = "l2"  # type: ignore[valid-type]
     weight: WeightName = "uniform"
     times: TimesField = "uniform"  # type: ignore[valid-type]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_grid(cls, value: Any) -> Any:
-        for field in _GRID_FIELDS if isinstance(value, dict) else ():
-            if field in value:
-                raise ValueError(
-                    f"{field} is {value[field]!r}, but objective.name {value.get('name')} is the limit of an endlessly "
-                    f"fine grid and has no {field}"
-                )
-        return value
 
     @model_validator(mode="after")
     def _smooth(self) -> ContinuousConfig:

@@ -498,7 +498,7 @@ def test_a_teacher_file_that_cannot_teach(at, tmp_path, file, changes, words):
         ({"objective.times": {"name": "lognormal", "P_std": 0}}, "objective.times.P_std: must be greater than 0"),
         (
             {"objective": {"name": "ct-continuous", "num_sigmas": 9}},
-            "objective: num_sigmas is 9, but objective.name ct-continuous is the limit of an",
+            "objective: num_sigmas is 9, but objective.name is ct-continuous, which has no num_sigmas",
         ),
         (
             {"objective": {"name": "ct-continuous", "distance": "l1"}},

@@ -168,9 +168,12 @@ def test_the_direction_is_the_teachers_or_the_noise():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": "cd-continuous", "num_sigmas": 18}, r"num_sigmas is 18, but objective\.name cd-continuous"),
-        ({"name": "ct-continuous", "num_sigmas": {"name": "doubling"}}, r"num_sigmas is .*objective\.name ct-contin"),
-        ({"name": "cd-continuous", "solver": "heun"}, r"solver is 'heun', but objective\.name cd-continuous"),
+        ({"name": "cd-continuous", "num_sigmas": 18}, r"num_sigmas is 18, but objective\.name is cd-continuous"),
+        (
+            {"name": "ct-continuous", "num_sigmas": {"name": "doubling"}},
+            r"num_sigmas is .*objective\.name is ct-contin",
+        ),
+        ({"name": "cd-continuous", "solver": "heun"}, r"solver is 'heun', but objective\.name is cd-continuous"),
         ({"name": "ct-continuous", "distance": "l1"}, r"distance\.name is l1, .* objective\.name is ct-continuous"),
         ({"name": "cd-continuous", "distance": "l1"}, r"distance\.name is l1, .* objective\.name is cd-continuous"),
         ({"name": "cd-continuous", "distance": "linf", "theta_minus": "student"}, r"distance\.name is linf"),
