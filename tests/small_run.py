@@ -11,6 +11,7 @@ import torch
 from cmray.config.load import merged, set_dotted
 from cmray.config.run import RunConfig
 from cmray.datasets import ImageDataset, datasets
+from cmray.datasets.whole import load_whole
 from cmray.engine.loop import TrainOutcome, train
 from cmray.engine.session import PlainSession
 
@@ -41,7 +42,7 @@ def small(changes: dict[str, Any] | None = None, **sections: Any) -> RunConfig:
 
 @functools.cache
 def digits() -> ImageDataset:
-    return datasets.parse("digits").load()
+    return load_whole(datasets.parse("digits"))
 
 
 def go(run: RunConfig, folder: Path, teacher: Path | None = None, **more: Any) -> TrainOutcome:

@@ -2,62 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmray.cli.console import output, print_json, say
-from cmray.cli.options import Json
+from cmray.cli.console import errors, output, print_json, say
+from cmray.cli.options import Address, Json
 
 if TYPE_CHECKING:
     from cmray.datasets import DatasetConfig
+    from cmray.datasets.manifest import Manifest
 
 app = typer.Typer(help="Prepare datasets as Parquet shards, and look at them.", no_args_is_help=True)
+
+NAMES = "digits, mnist, fashion-mnist, cifar10, imagenet64, lsun, folder, parquet, npz"
 
 
 @app.command()
 def prepare(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="A dataset cmray knows: digits, mnist, parquet.", show_default=False),
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"What it is: {NAMES}.", show_default=False)],
+    out: Annotated[
+        str, typer.Option("--out", metavar="DIR", help="Folder to make; s3:// and gs:// work too.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder to make.", show_default=False)],
     source: Annotated[
         Path | None,
         typer.Option(
-            "--source",
-            metavar="PATH",
-            help="Your files: IDX or Parquet for mnist; for parquet, any images of one size in Hugging Face's layout.",
+            "--source", metavar="PATH", help="Your files. mnist, fashion-mnist and cifar10 can be downloaded."
         ),
     ] = None,
     split: Annotated[
-        str | None,
-        typer.Option("--split", metavar="NAME", help="Part of the source: train (the default of mnist), test, ..."),
+        str | None, typer.Option("--split", metavar="NAME", help="Part of the source: train (usual), test, val, ...")
     ] = None,
-    shards: Annotated[int, typer.Option("--shards", help="Number of Parquet files.")] = 4,
+    size: Annotated[
+        int | None, typer.Option("--size", metavar="PIXELS", help="Side of the images; needs --crop.", min=1)
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            "--crop",
+            metavar="RULE",
+            help="How images become square: none (they are of one size), center, adm (as for ImageNet 64), lsun, "
+            "stretch, pad.",
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option("--channels", metavar="1|3", help="Grayscale or RGB; default: what the images are.")
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option("--background", metavar="COLOUR", help="white (default) or black, under transparent pixels."),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option("--encoding", metavar="FORM", help="raw, png or jpeg; default: raw below 256 pixels, else png."),
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option("--shards", metavar="N", help="Number of Parquet files; default: of about 96 MiB each."),
+    ] = None,
+    max_bad: Annotated[
+        int, typer.Option("--max-bad", metavar="N", help="Leave out up to N images that cannot be used.", min=0)
+    ] = 0,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Write a dataset as Parquet shards with a manifest, whole or not at all.
+    """Write a dataset as Parquet shards with a manifest. Interrupted, the same command goes on where it was.
 
     Example: cmray data prepare digits --out data/digits
 
-    Example: cmray data prepare parquet --source downloads/cifar10 --split train --out data/cifar10
+    Example: cmray data prepare cifar10 --source downloads/cifar-10-python.tar.gz --out data/cifar10
+
+    Example: cmray data prepare folder --source photos --crop center --size 64 --out data/photos
     """
-    from cmray.datasets.shards import verify_shards, write_shards
+    from cmray.cluster.connect import ray_address
+    from cmray.cluster.prepare import prepare as run
+    from cmray.datasets.prepare import SKIPPED, Preparation
 
     given = {key: value for key, value in (("source", source), ("split", split)) if value is not None}
-    manifest = write_shards(_dataset(name, given).load(), out, shards)
-    verify_shards(out, manifest, rehash=True)
+    config = _dataset(name, given)
+    options = {"crop": crop, "size": size, "channels": channels, "background": background, "encoding": encoding}
+    rule = _rule(config, options)
+    preparation = Preparation(config.open(), rule, out, shards, max_bad)
+    if preparation.progress.shards:
+        errors.print(f"going on after {preparation.progress.position:,} of {preparation.count:,} images")
+    with _bar(preparation.count) as done:
+        manifest = run(preparation, ray_address(address), done)
     if as_json:
         print_json(manifest.model_dump(mode="json"))
         return
-    size = sum(s.bytes for s in manifest.shards)
     say(
         f"{manifest.count:,} images of {'x'.join(map(str, manifest.shape))} in {len(manifest.shards)} shards, "
-        f"{size / 2**10:,.0f} KiB, verified: {out}"
+        f"{manifest.file_bytes / 2**10:,.0f} KiB, verified: {out}"
     )
+    if manifest.skipped:
+        say(f"{manifest.skipped} images could not be used and were left out: {out.rstrip('/')}/{SKIPPED}")
     say(f"next: cmray data info {out}")
 
 
@@ -79,52 +122,147 @@ def _dataset(name: str, given: Mapping[str, Any]) -> DatasetConfig:
         raise ConfigError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
 
 
+def _rule(config: DatasetConfig, options: Mapping[str, Any]) -> Any:
+    """What images are made into: the dataset's usual rule with the options that were given. Raises ConfigError."""
+    from pydantic import ValidationError
+
+    from cmray.core.errors import ConfigError
+    from cmray.datasets.images import ImageRule
+
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        return ImageRule.model_validate({**config.usual_rule, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        where = f"--{first['loc'][0]} {first['input']}: " if first["loc"] else ""
+        raise ConfigError(f"{where}{message}") from None
+
+
+@contextmanager
+def _bar(count: int) -> Iterator[Any]:
+    """A progress bar on a terminal; elsewhere a line every quarter of a minute."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("preparing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images,"),
+        TimeElapsedColumn(),
+        TextColumn("so far,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    if errors.is_terminal:
+        with Progress(*columns, console=errors, transient=True) as progress:
+            task = progress.add_task("", total=count)
+            yield lambda done: progress.update(task, completed=done)
+        return
+    yield _lines(count)
+
+
+def _lines(count: int) -> Any:
+    import time
+
+    from cmray.cli.console import duration
+    from cmray.cli.progress import LINE_EVERY
+
+    began = told = time.monotonic()
+    first: int | None = None
+
+    def line(done: int) -> None:
+        nonlocal told, first
+        now = time.monotonic()
+        first = done if first is None else first
+        if now - told >= LINE_EVERY and done > first:
+            told = now
+            left = (now - began) / (done - first) * (count - done)
+            errors.print(f"{done:,} of {count:,} images, {duration(now - began)} so far, {duration(left)} left")
+
+    return line
+
+
 @app.command()
 def info(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A prepared dataset.", show_default=False)],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="A prepared dataset, also s3://, ...", show_default=False)
+    ],
     verify: Annotated[bool, typer.Option("--verify", help="Hash every shard and compare with the manifest.")] = False,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="FILE.png", help="Write a grid of images.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a prepared dataset holds.
+    """Show what a prepared dataset holds, on a terminal with some of its images.
 
     Example: cmray data info data/digits --verify --picture digits.png
     """
-    from cmray.datasets.shards import read_manifest, read_shards, verify_shards
+    from cmray.datasets.manifest import read_manifest, verify_shards
 
     manifest = read_manifest(folder)
     verify_shards(folder, manifest, rehash=verify)
     if picture is not None:
         from cmray.report.grids import image_grid
 
-        images = read_shards(folder).images[:96]
-        image_grid(
-            images,
-            picture,
-            columns=16,
-            scale=max(1, 40 // images.shape[-1]),
-            title=f"{manifest.name}: the first {len(images)}",
-        )
+        images = _first_images(folder, manifest, 96)
+        scale = max(1, 40 // images.shape[-1])
+        image_grid(images, picture, columns=16, scale=scale, title=f"{manifest.name}: the first {len(images)}")
     if as_json:
         print_json(manifest.model_dump(mode="json"))
         return
+    output.print(_facts(manifest, verify, picture))
+    if output.is_terminal and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        from cmray.cli.thumbnails import thumbnails
+
+        output.print(thumbnails(_first_images(folder, manifest, 40), output.width))
+
+
+def _first_images(folder: str, manifest: Manifest, count: int) -> Any:
+    """uint8 [n, C, H, W]: the images at the beginning, without reading more than their blocks."""
+    import numpy as np
+
+    from cmray.datasets.shards import iterate
+
+    blocks, have = [], 0
+    for images, _ in iterate(folder, manifest):
+        blocks.append(images[: count - have])
+        have += len(blocks[-1])
+        if have >= count:
+            break
+    return np.concatenate(blocks)
+
+
+def _facts(manifest: Manifest, verified: bool, picture: Path | None) -> Any:
     from rich.table import Table
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    by_channel = ", ".join(
+        f"{mean:.3f}/{std:.3f}" for mean, std in zip(manifest.channel_mean, manifest.channel_std, strict=True)
+    )
     for key, value in {
         "name": f"{manifest.name} ({manifest.split})",
         "source": manifest.source,
-        "images": f"{manifest.count:,}",
+        "images": f"{manifest.count:,}" + (f", {manifest.skipped} left out" if manifest.skipped else ""),
         "shape (C, H, W)": ", ".join(map(str, manifest.shape)),
         "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes[:12])}" if manifest.classes else "none",
-        "mean, std in [-1, 1]": f"{manifest.mean:.4f}, {manifest.std:.4f}",
+        "crop rule": manifest.crop + f", transparency on {manifest.background}",
+        "mean, std in [-1, 1]": f"{manifest.mean:.4f}, {manifest.std:.4f}"
+        + (f" (by channel {by_channel})" if len(manifest.channel_mean) > 1 else ""),
         "content SHA-256": manifest.digest,
-        "shards": f"{len(manifest.shards)}, {sum(s.bytes for s in manifest.shards) / 2**10:,.0f} KiB"
-        + (", all hashes verified" if verify else ""),
+        "shards": f"{len(manifest.shards)}, {manifest.file_bytes / 2**10:,.0f} KiB as "
+        + ("pixels" if manifest.encoding == "raw" else manifest.encoding.upper())
+        + (", all hashes verified" if verified else ""),
+        "in memory": f"{manifest.nbytes / 2**20:,.1f} MiB",
         "prepared by": f"cmray {manifest.cmray_version}",
         **({"picture": str(picture)} if picture else {}),
     }.items():
         table.add_row(f"[bold]{key}[/]", value)
-    output.print(table)
+    return table

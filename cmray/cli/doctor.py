@@ -94,8 +94,8 @@ def _memory() -> Check:
 def _storage(storage: object) -> list[Check]:
     from pathlib import Path
 
-    from cmray.cluster.locks import check_writable
     from cmray.core.errors import StorageError
+    from cmray.core.locks import check_writable
 
     folder = Path(str(storage))
     existed = folder.exists()

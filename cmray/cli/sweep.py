@@ -44,10 +44,10 @@ def sweep(
     errors.print(f"[bold]cmray sweep[/] {escape(str(file))}", highlight=False, soft_wrap=True)
     from cmray.cli.progress import Progress
     from cmray.cluster.connect import ray_address
-    from cmray.cluster.locks import check_writable
     from cmray.cluster.sweep import Sweep
     from cmray.config.plan import plan_experiment
     from cmray.core.errors import ConfigError
+    from cmray.core.locks import check_writable
     from cmray.tracking.make import make_tracker
 
     storage = storage.expanduser().absolute()

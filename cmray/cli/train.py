@@ -47,8 +47,8 @@ def train(
         return 0
     from cmray.cli.progress import Progress
     from cmray.cluster.connect import ray_address
-    from cmray.cluster.locks import check_writable, locked
     from cmray.cluster.sweep import Sweep
+    from cmray.core.locks import check_writable, locked
     from cmray.engine.loop import clear_trial
     from cmray.tracking.make import make_tracker
 

@@ -3,40 +3,158 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.data
+import numpy as np
 
+from cmray.config.run import DataConfig
 from cmray.core.errors import DataError
 from cmray.datasets import ImageDataset
-from cmray.datasets.shards import collect, read_manifest, shard_paths, verify_shards
+from cmray.datasets.location import Location
+from cmray.datasets.manifest import Manifest, read_manifest, verify_shards
+from cmray.datasets.mapped import MappedDataset, map_shards
+from cmray.datasets.shards import ShardReader, collect
+from cmray.engine.batches import TrainingData
+from cmray.engine.stream import Rows, StreamedDataset, Unit
 
-#: a larger dataset does not stay whole in the memory of every node
-RESIDENT_LIMIT = 16 * 2**30
+#: units of one execution of a Ray Data plan, and of one of its tasks
+SEGMENT, PER_TASK = 4_096, 16
+#: logical CPUs of a reading task: several runs stream at once through the one CPU that is left to Ray Data
+READ_CPUS = 0.25
+#: stands for the index of a row where a unit could not be read
+FAILED = -1
 
 
-def resident_dataset(folder: Path) -> ImageDataset:
+def training_data(folder: Location, config: DataConfig, cache: Path) -> TrainingData | MappedDataset:
+    """What workers get, to be put into the object store: the images, or how to get at them.
+
+    Args:
+        config: with `feed` resolved.
+        cache: a folder for memory-mapped files, seen by all nodes.
+
+    Raises:
+        DataError: the shards are not what the manifest says.
+    """
+    manifest = read_manifest(folder)
+    if config.feed == "resident":
+        return resident_dataset(folder, manifest)
+    verify_shards(folder, manifest, rehash=True)
+    if config.feed == "mmap":
+        return map_shards(folder, manifest, cache)
+    return StreamedDataset(folder, manifest, stream_units)
+
+
+def describe(config: DataConfig, name: str, count: int, nbytes: int) -> str:
+    """How a dataset is fed, in a line for people."""
+    size = f"{name}: {count:,} images, {nbytes / 2**20:,.0f} MiB"
+    if config.feed == "resident":
+        return f"Ray Data streams {size}, resident: one copy in the memory of every node"
+    if config.feed == "mmap":
+        return f"Mapping {size}: one Arrow file, every node's page cache holds what is used"
+    return f"Streaming {size} at every epoch, shuffled in windows of {config.shuffle_buffer:,} images"
+
+
+def resident_dataset(folder: Location | Path, manifest: Manifest | None = None) -> ImageDataset:
     """Streams all shards of a prepared dataset through Ray Data, once, and puts them together in dataset order.
 
     The driver hands the result to Ray's object store; workers map that one read-only copy per node.
 
     Raises:
-        DataError: the shards are not what the manifest says, or too large to be resident.
+        DataError: the shards are not what the manifest says.
     """
-    manifest = read_manifest(folder)
-    verify_shards(folder, manifest, rehash=False)
-    if manifest.nbytes > RESIDENT_LIMIT:
-        raise DataError(
-            f"{folder} holds {manifest.nbytes / 2**30:.0f} GiB of pixels; datasets are kept in memory and take at most "
-            f"{RESIDENT_LIMIT / 2**30:.0f} GiB"
-        )
+    manifest = manifest or read_manifest(folder)
+    # the hashes of files are checked here where the content's digest does not cover them
+    verify_shards(folder, manifest, rehash=manifest.encoding != "raw")
+    units = [Unit(block, 0, block.rows) for block in manifest.blocks()]
+    return collect(manifest, _batches(Location(folder), manifest, units))
+
+
+def stream_units(place: Location, manifest: Manifest, units: Iterator[Unit]) -> Iterator[Rows]:
+    """`ReadUnits` through Ray Data: tasks anywhere in the cluster read and decode, rows come in the given order."""
+    while segment := list(islice(units, SEGMENT)):
+        yield from ((batch["image"], batch.get("label")) for batch in _batches(place, manifest, segment))
+
+
+def _batches(place: Location, manifest: Manifest, units: Sequence[Unit]) -> Iterator[dict[str, np.ndarray]]:
+    import ray.data
+
+    # rows on their way take a bounded part of the object store, however large the dataset
+    _set_up(max(32 * 2**20, 8 * max(unit.rows for unit in units) * int(np.prod(manifest.shape))))
+    # items, not a range: a range is made by tasks of one whole CPU, which trials may leave none of
+    positions = ray.data.from_items(list(range(len(units))), override_num_blocks=-(-len(units) // PER_TASK))
+    read: Any = _Read(place, manifest, tuple(units))
+    rows = positions.map_batches(read, batch_size=1, num_cpus=READ_CPUS, zero_copy_batch=True)
+    batches: Any = rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+    yield from _in_order(batches, place, manifest, units)
+
+
+def _in_order(
+    batches: Iterator[dict[str, np.ndarray]], place: Location, manifest: Manifest, units: Sequence[Unit]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Passes batches on, sure that they are the rows of the units one after the other.
+
+    A unit that its task could not read is read here: what was wrong passes, or is raised as the user's own error.
+    """
+    seen = 0
+    starts = np.cumsum([0, *(unit.rows for unit in units)])
+    for batch in batches:
+        failed = np.flatnonzero(batch["index"] == FAILED)
+        for start, stop in zip([0, *(failed + 1)], [*failed, len(batch["index"])], strict=True):
+            if start < stop:
+                part = {name: column[start:stop] for name, column in batch.items()}
+                at = int(np.searchsorted(starts, seen, side="right")) - 1
+                if part["index"][0] != units[at].block.first + units[at].start + seen - starts[at]:
+                    raise DataError(f"{place}: Ray Data gave rows in another order than asked for")
+                seen += stop - start
+                yield part
+            if stop < len(batch["index"]):
+                at = int(np.searchsorted(starts, seen, side="right")) - 1
+                seen += units[at].rows
+                yield _rows(ShardReader(place, manifest), units[at])
+    if seen != starts[-1]:
+        raise DataError(f"{place}: Ray Data gave {seen} rows, not {starts[-1]}")
+
+
+def _rows(reader: ShardReader, unit: Unit) -> dict[str, np.ndarray]:
+    """A unit as columns. Raises DataError."""
+    images, labels = reader.read(unit.block)
+    first = unit.block.first
+    rows = {
+        "index": np.arange(first + unit.start, first + unit.stop),
+        "image": images[unit.start : unit.stop],
+    }
+    return rows if labels is None else {**rows, "label": labels[unit.start : unit.stop]}
+
+
+class _Read:
+    """Reads one unit in a Ray task."""
+
+    def __init__(self, place: Location, manifest: Manifest, units: tuple[Unit, ...]):
+        self.place, self.manifest, self.units = place, manifest, units
+        self._reader: ShardReader | None = None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        self._reader = self._reader or ShardReader(self.place, self.manifest)
+        try:
+            return _rows(self._reader, self.units[int(batch["item"][0])])
+        except DataError:  # Ray would wrap it beyond recognition
+            image = np.zeros((1, *self.manifest.shape), np.uint8)
+            row = {"index": np.array([FAILED]), "image": image}
+            return {**row, "label": np.zeros(1, np.int64)} if self.manifest.classes else row
+
+
+def _set_up(store_bytes: int) -> None:
+    """Rows in order, a bounded part of the object store, no progress bars and no logs of Ray Data's own."""
+    import ray.data
+
     context = ray.data.DataContext.get_current()
+    options = context.execution_options
+    options.preserve_order = True
+    options.resource_limits = options.resource_limits.copy(object_store_memory=store_bytes)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data.dataset"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    stream = ray.data.read_parquet(shard_paths(folder, manifest))
-    batches: Any = stream.iter_batches(batch_size=None, batch_format="numpy")
-    return collect(manifest, list(batches))
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is raised, and told once

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmray.core.errors import DataError
-from cmray.datasets.shards import read_manifest
+from cmray.datasets.manifest import read_manifest
 from cmray.engine.versions import git_revision, versions
 from cmray.report.tables import fd_table
 from cmray.tracking.base import RunEnd, Tracker

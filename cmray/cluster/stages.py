@@ -79,8 +79,8 @@ def spec_of(trial: Trial) -> TrialSpec:
 
 
 def trials_by_data(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
-    """Trials grouped by the dataset they read."""
+    """Trials grouped by the dataset they read, and how."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(trial.data.digest, []).append(trial)
+        groups.setdefault(f"{trial.data.digest} {trial.run.data.feed}", []).append(trial)
     return groups

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cmray.cluster.connect import connected, local_capacity
-from cmray.cluster.locks import locked
 from cmray.cluster.mirror import Mirror
 from cmray.cluster.observer import Observer
 from cmray.cluster.resources import Capacity, check_fits, max_concurrent
@@ -23,8 +20,10 @@ from cmray.config.data_facts import DataFacts
 from cmray.config.plan import Plan, Trial
 from cmray.core.errors import DataError
 from cmray.core.files import write_atomic
+from cmray.core.locks import locked
 from cmray.datasets import datasets
-from cmray.datasets.shards import read_manifest, verify_shards, write_shards
+from cmray.datasets.manifest import read_manifest, verify_shards
+from cmray.datasets.whole import load_whole, write_shards
 from cmray.engine.loop import write_config
 from cmray.report.build import write_report
 from cmray.report.load import load_experiment
@@ -115,7 +114,7 @@ class Sweep:
 
     def work(self, stages: Sequence[Stage]) -> None:
         """Trains the stages and makes the results, on Ray."""
-        sizes = {t.data.digest: t.data.count * int(np.prod(t.data.shape)) for t in self.plan.all_trials}
+        sizes = {t.data.digest: t.data.nbytes for t in self.plan.all_trials if t.run.data.feed == "resident"}
         where = f"at {self.address}" if self.address else "on this machine; it stops when the sweep ends"
         self.observer.message(f"Ray {where}")
         with connected(self.address, sum(sizes.values())) as capacity:
@@ -134,21 +133,19 @@ class Sweep:
     def _train(self, stages: Sequence[Stage], capacity: Capacity) -> None:
         import ray
 
-        from cmray.cluster.data import resident_dataset
+        from cmray.cluster.data import describe, training_data
 
         references: dict[str, ray.ObjectRef] = {}
         for stage in stages:
-            for digest, trials in trials_by_data(stage.trials).items():
-                facts = trials[0].data
-                if digest not in references:
-                    self.observer.message(
-                        f"Ray Data streams {facts.name}: {facts.count:,} images, resident on every node"
-                    )
-                    references[digest] = ray.put(resident_dataset(facts.folder))
+            for key, trials in trials_by_data(stage.trials).items():
+                facts, feed = trials[0].data, trials[0].run.data
+                if key not in references:
+                    self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes))
+                    references[key] = ray.put(training_data(facts.folder, feed, self.storage / "mapped"))
                 ready = self.ready(trials)
                 if ready:
                     concurrency = max_concurrent([t.run.resources for t in ready], capacity, self.limit)
-                    work = self._ray_work(ready, references[digest], concurrency)
+                    work = self._ray_work(ready, references[key], concurrency)
                     self.follow(stage.title, ready, work, concurrency)
 
     def ready(self, trials: Sequence[Trial]) -> list[Trial]:
@@ -261,11 +258,12 @@ class LineTail:
 
 def prepare_named(facts: DataFacts, observer: Observer) -> None:
     """Writes the shards of a dataset that cmray knows by name; another process may have been quicker."""
-    if facts.folder.is_dir():
+    folder = facts.folder.folder
+    if folder is None or folder.is_dir():
         return
     observer.message(f"Preparing {facts.name}: {facts.count:,} images in {SHARDS} Parquet shards under {facts.folder}")
     try:
-        write_shards(datasets.parse(facts.name).load(), facts.folder, SHARDS)
+        write_shards(load_whole(datasets.parse(facts.name)), folder, SHARDS)
     except DataError:
         read_manifest(facts.folder)  # raises, unless another process was quicker
 

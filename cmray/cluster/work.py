@@ -14,14 +14,15 @@ import torch
 from cmray.config.run import RunConfig
 from cmray.core.errors import CmrayError
 from cmray.core.files import write_atomic
-from cmray.datasets import ImageDataset
+from cmray.datasets.mapped import MappedDataset
+from cmray.engine.batches import TrainingData
 from cmray.engine.loop import TrainOutcome, train
 from cmray.engine.session import Session, prepare_process
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What crosses to a worker: plain values and paths. The dataset travels through the object store."""
+    """What crosses to a worker: plain values and paths. The dataset, or how to get at it, is in the object store."""
 
     name: str
     run: dict[str, Any]
@@ -66,8 +67,10 @@ class TrainSession:
         return False
 
 
-def run_trial(spec: TrialSpec, data: ImageDataset, session: Session) -> TrainOutcome:
+def run_trial(spec: TrialSpec, data: TrainingData | MappedDataset, session: Session) -> TrainOutcome:
     """Trains in this process. Warnings go to the trial's log.txt."""
+    if isinstance(data, MappedDataset):
+        data = data.open()
     folder = Path(spec.folder)
     run = spec.config
     prepare_process(int(run.resources.cpus_per_worker))

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmray.config.run import DataConfig
+from cmray.core.errors import ConfigError, DataError
 from cmray.datasets import datasets
-from cmray.datasets.shards import Manifest, read_manifest
+from cmray.datasets.location import Location
+from cmray.datasets.manifest import Manifest, read_manifest
+from cmray.datasets.shards import default_window
+from cmray.datasets.whole import load_whole
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class DataFacts:
 
     name: str
     split: str
-    folder: Path  # where its shards are, or will be
+    folder: Location  # where its shards are, or will be
     prepared: bool
     shape: tuple[int, int, int]
     num_classes: int
@@ -24,20 +28,23 @@ class DataFacts:
     std: float
     digest: str
 
+    @property
+    def nbytes(self) -> int:
+        """Raw uint8 bytes of all images."""
+        c, h, w = self.shape
+        return self.count * c * h * w
+
 
 def facts_of(config: DataConfig, storage: Path) -> DataFacts:
     """What is known of the dataset that a run names. Raises DataError."""
     if config.name:
         return _named(config.name, storage)
     assert config.path is not None
-    return _prepared(config.path)
+    place = Location(config.path)
+    return _facts(read_manifest(place), place)
 
 
-def _prepared(folder: Path) -> DataFacts:
-    return _facts(read_manifest(folder), folder)
-
-
-def _facts(manifest: Manifest, folder: Path) -> DataFacts:
+def _facts(manifest: Manifest, folder: Location) -> DataFacts:
     return DataFacts(
         manifest.name,
         manifest.split,
@@ -52,11 +59,15 @@ def _facts(manifest: Manifest, folder: Path) -> DataFacts:
 
 
 def _named(name: str, storage: Path) -> DataFacts:
-    folder = storage / "datasets" / name
+    folder = Location(storage / "datasets" / name)
     config = datasets.get(name)()
-    if folder.is_dir():
+    if folder.exists():
         return _facts(read_manifest(folder), folder)
-    dataset = config.load()
+    if not config.embedded:
+        raise DataError(
+            f"{name} does not come with cmray: `cmray data prepare {name} --out DIR`, then data.path DIR"
+        )
+    dataset = load_whole(config)
     return DataFacts(
         dataset.name,
         dataset.split,
@@ -68,3 +79,23 @@ def _named(name: str, storage: Path) -> DataFacts:
         dataset.mean_std()[1],
         dataset.digest(),
     )
+
+
+#: raw pixels of the largest dataset that `data.feed: auto` keeps in memory. A constant, as the order of the images
+#: depends on the feed: a run must not turn out differently on another machine.
+RESIDENT_LIMIT = 16 * 2**30
+
+
+def resolved_feed(config: DataConfig, facts: DataFacts) -> DataConfig:
+    """`config` with digest, feed and shuffle_buffer filled in. Raises ConfigError."""
+    feed = config.feed
+    if feed == "auto":
+        large = facts.nbytes > RESIDENT_LIMIT
+        if config.shuffle_buffer is not None and not large:
+            raise ConfigError(
+                f"data.shuffle_buffer is for streaming, but {facts.name} has {facts.nbytes / 2**20:,.0f} MiB of pixels "
+                f"and data.feed is auto, which keeps it in memory; set data.feed to stream"
+            )
+        feed = "stream" if large else "resident"
+    window = (config.shuffle_buffer or default_window(facts.shape, facts.count)) if feed == "stream" else None
+    return config.model_copy(update={"digest": facts.digest, "feed": feed, "shuffle_buffer": window})

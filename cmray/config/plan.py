@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from cmray.config.checkpoint_facts import read_checkpoint_facts
-from cmray.config.data_facts import DataFacts, facts_of
+from cmray.config.data_facts import DataFacts, facts_of, resolved_feed
 from cmray.config.expand import constant_fields, expand, label_of
 from cmray.config.experiment import RUN_FIELDS, ExperimentConfig
 from cmray.config.identity import content_hash
@@ -165,7 +165,7 @@ class _Planner:
     def __init__(self, storage: Path, above: tuple[str, ...] = ()):
         self.storage = storage
         self._above = above
-        self._facts: dict[tuple[str | None, Path | None], DataFacts] = {}
+        self._facts: dict[tuple[str | None, str | None], DataFacts] = {}
         self._teachers: dict[str, Trial] = {}
 
     def trial(
@@ -183,10 +183,11 @@ class _Planner:
             facts = self._data(run.data)
             teacher, checkpoint, teacher_identity = self._teacher(run, facts)
             _check_against_data(run, facts)
+            data = resolved_feed(run.data, facts)
         except CmrayError as error:
             raise type(error)(f"{raw.path}: {error}{note}") from None
         noise = run.noise.model_copy(update={"sigma_data": _sigma_data(run, facts)})
-        update: dict[str, Any] = {"data": run.data.model_copy(update={"digest": facts.digest}), "noise": noise}
+        update: dict[str, Any] = {"data": data, "noise": noise}
         if run.teacher is not None:
             # a teacher that the objective does not use must not give the trial another name
             used = run.objective.uses_teacher

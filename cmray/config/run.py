@@ -26,15 +26,36 @@ class DataConfig(Strict):
         description="a dataset that `cmray data prepare` knows; prepared when missing",
         json_schema_extra=NOT_IDENTITY,
     )
-    path: Path | None = Field(
-        default=None, description="a folder made by `cmray data prepare`", json_schema_extra=NOT_IDENTITY
+    path: str | None = Field(
+        default=None,
+        description="a folder made by `cmray data prepare`: a path, or s3://, gs:// or another URL that pyarrow opens",
+        json_schema_extra=NOT_IDENTITY,
     )
     digest: str | None = Field(default=None, description="SHA-256 of the content; filled in, or checked when given")
+    feed: Literal["auto", "resident", "mmap", "stream"] = Field(
+        default="auto",
+        description="resident: one copy in the memory of every node; mmap: one mapped Arrow file; stream: read from "
+        "the shards at every epoch; auto: resident up to 16 GiB of pixels, else stream",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    shuffle_buffer: int | None = Field(
+        default=None,
+        ge=1,
+        description="images that are shuffled together when streaming; filled in with about 96 MiB of pixels",
+    )
+    flip: bool = Field(default=False, description="mirror each image left to right with probability 1/2")
+    dequantize: bool = Field(
+        default=False, description="add uniform noise of one of the 256 levels, so that values fill [-1, 1)"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> DataConfig:
         if (self.name is None) == (self.path is None):
             raise ValueError("give either data.name (such as digits) or data.path (a prepared folder)")
+        if self.shuffle_buffer is not None and self.feed in ("resident", "mmap"):
+            raise ValueError(
+                f"data.shuffle_buffer is for streaming, but data.feed is {self.feed}, which shuffles the whole dataset"
+            )
         return self
 
 

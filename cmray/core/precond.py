@@ -95,4 +95,4 @@ def to_pixels(x: Tensor) -> Tensor:
 
 def from_pixels(pixels: Tensor) -> Tensor:
     """uint8 in [0, 255] -> float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
+    return pixels.to(torch.float32, copy=True).div_(127.5).sub_(1)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from cmray.core.registry import ComponentConfig, Registry
+from cmray.datasets.manifest import ContentDigest, Levels
+
+if TYPE_CHECKING:
+    from cmray.datasets.source import ImageSource
 
 datasets: Registry[Any] = Registry("dataset", ["cmray.datasets"])
 
@@ -16,9 +19,14 @@ datasets: Registry[Any] = Registry("dataset", ["cmray.datasets"])
 class DatasetConfig(ComponentConfig):
     """A dataset that `cmray data prepare NAME` knows."""
 
-    def load(self) -> ImageDataset:
-        """The whole dataset. Raises DataError when its source is missing."""
-        raise TypeError(f"{type(self).__name__} does not define load")
+    #: whether it comes with cmray and needs no files of the user
+    embedded: ClassVar[bool] = False
+    #: fields of ImageRule in which this dataset's usual form differs from the defaults
+    usual_rule: ClassVar[dict[str, Any]] = {}
+
+    def open(self) -> ImageSource:
+        """Its images, ready to be read. Raises DataError when they are not there."""
+        raise TypeError(f"{type(self).__name__} does not define open")
 
 
 @dataclass(frozen=True)
@@ -48,18 +56,13 @@ class ImageDataset:
         return c, h, w
 
     def digest(self) -> str:
-        """SHA-256 of shape, pixels and labels in order: the same wherever and however it is stored."""
-        h = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
-        h.update(np.ascontiguousarray(self.images).data)
-        if self.labels is not None:
-            h.update(np.ascontiguousarray(self.labels, dtype=np.int64).data)
-        return h.hexdigest()
+        """SHA-256 of shape, classes, pixels and labels in order: the same wherever and however it is stored."""
+        digest = ContentDigest(self.shape, self.classes)
+        digest.update(self.images, self.labels)
+        return digest.hexdigest()
 
     def mean_std(self) -> tuple[float, float]:
         """Mean and standard deviation of all values in [-1, 1], exact over the 256 levels."""
-        counts = np.zeros(256)
-        for image_block in np.array_split(self.images, max(1, self.images.nbytes >> 24)):  # bincount makes int64 copies
-            counts += np.bincount(image_block.reshape(-1), minlength=256)
-        values = np.arange(256) / 127.5 - 1
-        mean = float((counts * values).sum() / counts.sum())
-        return mean, float(np.sqrt((counts * (values - mean) ** 2).sum() / counts.sum()))
+        levels = Levels(self.shape[0])
+        levels.update(self.images)
+        return levels.mean_std()

@@ -1,22 +1,25 @@
-"""MNIST from files that the user has: the four classic IDX files, or Parquet in the layout of Hugging Face."""
+"""MNIST and Fashion-MNIST: the four classic IDX files, downloaded or the user's, or Parquet as Hugging Face has it."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from cmray.core.errors import DataError
-from cmray.datasets.base import ImageDataset, datasets
-from cmray.datasets.parquet import SourceConfig, parquet_files, read_parquet
+from cmray.datasets.arrays import FileArrays, require_labels, require_shape
+from cmray.datasets.base import datasets
+from cmray.datasets.download import Published, fetched
+from cmray.datasets.parquet import parquet_files, parquet_source
+from cmray.datasets.source import ImageSource, SourceConfig
 
-CLASSES = tuple(str(i) for i in range(10))
 #: how the files of a split begin
 PREFIXES = {"train": "train", "test": "t10k"}
+SHAPE = (1, 28, 28)
 
 
 @datasets.register("mnist")
@@ -25,37 +28,66 @@ class Mnist(SourceConfig):
 
     split: Literal["train", "test"] = Field("train", description="60,000 or 10,000 images")
 
-    def load(self) -> ImageDataset:
-        source = self.existing_source()
+    usual_rule: ClassVar[dict[str, Any]] = {"channels": 1}
+    classes: ClassVar[tuple[str, ...]] = tuple(str(i) for i in range(10))
+    megabytes: ClassVar[int] = 11
+
+    def open(self) -> ImageSource:
+        if self.source is None:
+            source = fetched(self.name, self._published(), self.megabytes)
+        else:
+            source = self.existing_source()
+            if source.is_file() and source.name.removesuffix(".gz").endswith("-ubyte"):
+                source = source.parent
         images = _idx_file(source, f"{PREFIXES[self.split]}-images-idx3-ubyte")
         if images is not None:
-            dataset = self._from_idx(source, images)
+            found = self._from_idx(source, images)
         elif source.is_file() or any(source.rglob("*.parquet")):
             files, _ = parquet_files(source, self.split if source.is_dir() else None)
-            dataset = read_parquet("mnist", self.split, str(source), files, CLASSES)
+            found = parquet_source(self.name, self.split, str(source), files, self.classes)
         else:
             raise DataError(
                 f"{source} holds neither {PREFIXES[self.split]}-images-idx3-ubyte[.gz] nor Parquet files, "
-                f"so there is no split '{self.split}' of mnist in it"
+                f"so there is no split '{self.split}' of {self.name} in it"
             )
-        if dataset.shape != (1, 28, 28):
-            found = "x".join(map(str, dataset.shape))
-            raise DataError(f"{source}: images of mnist are 1x28x28, these are {found}; `parquet` takes any size")
-        return dataset
+        require_shape(found, SHAPE)
+        return found
 
-    def _from_idx(self, source: Path, image_file: Path) -> ImageDataset:
+    def _published(self) -> list[Published]:
+        return _published("MNIST")
+
+    def _from_idx(self, source: Path, image_file: Path) -> ImageSource:
         label_file = _idx_file(source, f"{PREFIXES[self.split]}-labels-idx1-ubyte")
         if label_file is None:
             raise DataError(f"{source} has {image_file.name}, but no {PREFIXES[self.split]}-labels-idx1-ubyte[.gz]")
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
         if len(images) != len(labels):
             raise DataError(f"{image_file} holds {len(images)} images, but {label_file.name} {len(labels)} labels")
-        bad = np.flatnonzero(labels >= len(CLASSES))
-        if len(bad):
-            raise DataError(
-                f"{label_file}: label {labels[bad[0]]} of image {bad[0]} is out of range; labels are 0 to 9"
-            )
-        return ImageDataset("mnist", self.split, str(source), images[:, None], labels.astype(np.int64), CLASSES)
+        require_labels(label_file, labels, len(self.classes))
+        files = (image_file, label_file)
+        return FileArrays(
+            self.name, self.split, str(source), self.classes, images[:, None], labels.astype(np.int64), files
+        )
+
+
+@datasets.register("fashion-mnist")
+class FashionMnist(Mnist):
+    """Articles of clothing in the form of MNIST: 60,000 train and 10,000 test (Xiao, Rasul, Vollgraf 2017)."""
+
+    classes: ClassVar[tuple[str, ...]] = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )  # fmt: skip
+    megabytes: ClassVar[int] = 30
+
+    def _published(self) -> list[Published]:
+        return _published("FashionMNIST")
+
+
+def _published(name: str) -> list[Published]:
+    import torchvision.datasets  # keeps the addresses and sums up to date; slow to import
+
+    table = getattr(torchvision.datasets, name)
+    return [Published(file, md5, tuple(mirror + file for mirror in table.mirrors)) for file, md5 in table.resources]
 
 
 def read_idx(path: Path, dims: int) -> np.ndarray:

@@ -2,57 +2,85 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from pydantic import Field
 
 from cmray.core.errors import DataError
-from cmray.datasets.base import DatasetConfig, ImageDataset, datasets
+from cmray.datasets.base import datasets
+from cmray.datasets.source import Bad, ImageSource, Item, SourceConfig, fingerprint_files
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "fine_label")
 #: where no class names are given, a label at or above this is a damaged one
 MAX_CLASSES = 100_000
+_BATCH_ROWS = 64
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-\w+)?")
 _SPLITS = ("train", "test", "validation", "valid", "val")
 
 
-class SourceConfig(DatasetConfig):
-    """A dataset made from files that the user has."""
+class ParquetFileRows(NamedTuple):
+    """One file of a source.
 
-    source: Path | None = Field(None, description="file or folder to read")
+    Args:
+        start: number of its first row among the rows of all files.
+        groups: rows of each row group.
+        image, label: column names; is_struct: whether images are struct<bytes, path> and not plain bytes.
+    """
 
-    def existing_source(self) -> Path:
-        """The source. Raises DataError when none is given or it is not there."""
-        if self.source is None:
-            raise DataError(
-                f"{self.name} cannot prepare itself, its files are yours: "
-                f"`cmray data prepare {self.name} --source PATH --out DIR` makes a folder for data.path"
-            )
-        if not self.source.exists():
-            raise DataError(f"source {self.source} does not exist")
-        return self.source
+    path: str
+    start: int
+    groups: tuple[int, ...]
+    image: str
+    is_struct: bool
+    label: str | None
+
+
+@dataclass(frozen=True)
+class ParquetSource(ImageSource):
+    """Rows of Parquet files in order. Reading a range opens only the row groups that it touches."""
+
+    files: tuple[ParquetFileRows, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        last = self.files[-1]
+        return last.start + sum(last.groups)
+
+    def read(self, start: int, stop: int) -> Iterator[Item | Bad]:
+        for file in self.files:
+            first, last = max(start - file.start, 0), min(stop - file.start, sum(file.groups))
+            if first < last:
+                for row, (data, label) in enumerate(_rows(file, first, last), first):
+                    yield self._checked(f"{file.path}: row {row}", data, label, file.label is not None)
+
+    def _checked(self, where: str, data: bytes | None, label: int | None, labelled: bool) -> Item | Bad:
+        limit = len(self.classes) or MAX_CLASSES
+        if not data:
+            return Bad(where, "the image has no bytes")
+        if labelled and (label is None or not 0 <= label < limit):
+            return Bad(where, f"label {label} is out of range; labels are 0 to {limit - 1}")
+        return Item(where, data, label)
+
+    def fingerprint(self) -> str:
+        return f"{self.name} {self.split} {fingerprint_files([Path(file.path) for file in self.files])}"
 
 
 @datasets.register("parquet")
 class ParquetConfig(SourceConfig):
-    """Any dataset of images of one size in the Hugging Face layout: a file, or a folder of shards in name order."""
+    """Any images in the Hugging Face layout, or as plain bytes: a file, or a folder of shards in name order."""
 
     split: str | None = Field(None, description="which shards of a folder that holds several splits")
 
-    def load(self) -> ImageDataset:
+    def open(self) -> ImageSource:
         source = self.existing_source()
         files, split = parquet_files(source, self.split)
-        return read_parquet(source.stem if source.is_file() else source.resolve().name, split, str(source), files)
+        return parquet_source(source.stem if source.is_file() else source.resolve().name, split, str(source), files)
 
 
 def parquet_files(source: Path, split: str | None) -> tuple[list[Path], str]:
@@ -81,74 +109,67 @@ def _split_of(path: Path) -> str | None:
     return name if shard or name in _SPLITS else None
 
 
-@dataclass(frozen=True)
-class _Row:
-    where: str  # "FILE: row 3", for messages
-    image: Any
-    label: Any
+def parquet_source(
+    name: str, split: str, origin: str, files: Sequence[Path], classes: tuple[str, ...] | None = None
+) -> ImageSource:
+    """The rows of `files` in order. Reads their footers, and the labels where nobody names the classes.
 
-
-def read_parquet(
-    name: str, split: str, source: str, files: Sequence[Path], classes: tuple[str, ...] | None = None
-) -> ImageDataset:
-    """All images of the files in order, grayscale as one channel, RGB as three.
-
-    Grayscale images among RGB ones become RGB. Without `classes` their names are those that Hugging Face wrote into
-    the schema, else the label numbers.
+    Without `classes` their names are those that Hugging Face wrote into the schema, else the numbers up to the
+    highest label.
 
     Raises:
-        DataError: a file that cannot be read or has other columns; with file and row, an image that is none or of
-            another size, or a label that is missing or out of range.
+        DataError: no rows, a file that cannot be read or has other columns, labels in some files only.
     """
-    opened = [_open(path) for path in files]
-    count = sum(file.metadata.num_rows for file in opened)
-    if not count:
-        raise DataError(f"{source} holds no images")
-    columns = [_columns(path, file.schema_arrow) for path, file in zip(files, opened, strict=True)]
-    labelled = columns[0][1] is not None
-    if any((label is not None) != labelled for _, label in columns):
-        raise DataError(f"{source}: some files have labels and some have none")
-    known = classes or (_class_names(opened[0].schema_arrow, columns[0][1]) if columns[0][1] else ())
-    images: np.ndarray = np.empty((0, 0, 0, 0), np.uint8)
-    labels = np.empty(count, np.int64)
-    for i, row in enumerate(_rows(files, opened, columns)):
-        pixels = _pixels(row)
-        if not i:
-            images = np.empty((count, *pixels.shape), np.uint8)
-        if pixels.shape[1:] != images.shape[2:]:
-            raise DataError(
-                f"{row.where}: the image is {_size(pixels.shape)}, but the first one is {_size(images.shape[1:])}; "
-                f"all must be of one size"
-            )
-        if len(pixels) > images.shape[1]:
-            images = np.repeat(images, 3, axis=1)
-        images[i] = pixels
-        if labelled:
-            labels[i] = _label(row, len(known))
-    if labelled and not known:
-        known = tuple(map(str, range(int(labels.max()) + 1)))
-    return ImageDataset(name, split, source, images, labels if labelled else None, known if labelled else ())
+    opened: list[ParquetFileRows] = []
+    told: list[tuple[str, ...]] = []
+    start = 0
+    for path in files:
+        file, names = _look_at(path, start)
+        opened.append(file)
+        told.append(names)
+        start += sum(file.groups)
+    if not start:
+        raise DataError(f"{origin} holds no images")
+    labelled = opened[0].label is not None
+    if any((file.label is not None) != labelled for file in opened):
+        raise DataError(f"{origin}: some files have labels and some have none")
+    for file, names in zip(opened, told, strict=True):
+        if classes is None and names != told[0]:
+            raise DataError(f"{file.path} names its classes in another way than {opened[0].path}")
+    known = (classes or told[0] or _numbers(origin, opened)) if labelled else ()
+    return ParquetSource(name, split, origin, known, tuple(opened))
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-
-
-def _columns(path: Path, schema: pa.Schema) -> tuple[str, str | None]:
-    """Names of the image and the label column. Raises DataError."""
+def _look_at(path: Path, start: int) -> tuple[ParquetFileRows, tuple[str, ...]]:
+    """A file's rows and columns, and the class names in its schema. Raises DataError."""
+    with _open(path) as file:
+        schema, meta = file.schema_arrow, file.metadata
+        groups = tuple(meta.row_group(i).num_rows for i in range(meta.num_row_groups))
     image = next((c for c in IMAGE_COLUMNS if c in schema.names), None)
     if image is None:
         raise DataError(f"{path} has no column {' or '.join(IMAGE_COLUMNS)}; it has {', '.join(schema.names)}")
     kind = schema.field(image).type
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        raise DataError(f"{path}: column {image} is {kind}; the Hugging Face layout is struct<bytes, path>")
+    is_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not _is_bytes(kind.field("bytes").type if is_struct else kind):
+        raise DataError(
+            f"{path}: column {image} is {kind}; it must be struct<bytes, path>, the Hugging Face layout, or binary"
+        )
     label = next((c for c in LABEL_COLUMNS if c in schema.names), None)
     if label is not None and not pa.types.is_integer(schema.field(label).type):
         raise DataError(f"{path}: column {label} is {schema.field(label).type}; labels are integers")
-    return image, label
+    names = _class_names(schema, label) if label else ()
+    return ParquetFileRows(str(path), start, groups, image, is_struct, label), names
+
+
+def _open(path: Path | str) -> pq.ParquetFile:
+    try:  # without pre_buffer a range reads the pages it needs, not whole column chunks
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
@@ -160,44 +181,52 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
         return ()
 
 
-def _rows(
-    files: Sequence[Path], opened: Sequence[pq.ParquetFile], columns: Sequence[tuple[str, str | None]]
-) -> Iterator[_Row]:
-    for path, file, (image, label) in zip(files, opened, columns, strict=True):
-        number = 0
+def _numbers(origin: str, files: Sequence[ParquetFileRows]) -> tuple[str, ...]:
+    """Classes called by number, up to the highest label there is. Raises DataError where no label can be used."""
+    highest = -1
+    for file in files:
+        assert file.label is not None
+        for batch in _batches(file, range(len(file.groups)), [file.label], rows=1 << 16):
+            labels = batch.column(0).drop_null().to_numpy(zero_copy_only=False)
+            usable = labels[(labels >= 0) & (labels < MAX_CLASSES)]
+            highest = max(highest, int(usable.max(initial=0)) if len(usable) else -1)
+    if highest < 0:
+        raise DataError(f"{origin}: column {files[0].label} holds no label from 0 to {MAX_CLASSES - 1}")
+    return tuple(map(str, range(highest + 1)))
+
+
+def _rows(file: ParquetFileRows, first: int, last: int) -> Iterator[tuple[bytes | None, int | None]]:
+    """Image bytes and label of rows first to last - 1 of a file. Raises DataError."""
+    touched, row, begin = [], 0, 0
+    for group, rows in enumerate(file.groups):
+        if row + rows > first and row < last and rows:
+            begin = begin if touched else row
+            touched.append(group)
+        row += rows
+    columns = [f"{file.image}.bytes" if file.is_struct else file.image, *([file.label] if file.label else [])]
+    row = begin
+    for batch in _batches(file, touched, columns, _BATCH_ROWS, begin):
+        part = batch.slice(max(first - row, 0), max(min(last - row, len(batch)) - max(first - row, 0), 0))
+        row += len(batch)
+        if len(part):
+            data: Any = part.column(file.image)
+            data = data.flatten()[0] if file.is_struct else data
+            labels = part.column(file.label).to_pylist() if file.label else [None] * len(part)
+            yield from zip(data.to_pylist(), labels, strict=True)
+        if row >= last:
+            return
+
+
+def _batches(
+    file: ParquetFileRows, groups: Sequence[int], columns: list[str], rows: int, begin: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """Row groups in pieces. Raises DataError where the file is damaged or gone; `begin` is for its message."""
+    with _open(file.path) as opened:
+        if opened.metadata.num_rows != sum(file.groups):
+            raise DataError(f"{file.path} has {opened.metadata.num_rows} rows, but had {sum(file.groups)} when opened")
         try:
-            for batch in file.iter_batches(batch_size=1024, columns=[f"{image}.bytes", *([label] if label else [])]):
-                data = batch.column(image).to_pylist()
-                said = batch.column(label).to_pylist() if label else [None] * len(data)
-                for entry, value in zip(data, said, strict=True):
-                    yield _Row(f"{path}: row {number}", (entry or {}).get("bytes"), value)
-                    number += 1
+            for batch in opened.iter_batches(batch_size=rows, row_groups=list(groups), columns=columns):
+                yield batch
+                begin += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read near row {number}: {str(error).splitlines()[0]}") from None
-
-
-def _pixels(row: _Row) -> np.ndarray:
-    """uint8 [1,H,W] or [3,H,W]. Raises DataError."""
-    if not row.image:
-        raise DataError(f"{row.where}: the image has no bytes")
-    try:
-        with Image.open(io.BytesIO(row.image)) as image:
-            mode, see_through = image.mode, image.has_transparency_data
-            pixels = np.asarray(image.convert("L" if mode in ("1", "L") else "RGB"))
-    except Exception as error:  # a damaged picture can raise anything
-        reason = "not an image" if isinstance(error, OSError) and "identify" in str(error) else str(error)
-        raise DataError(f"{row.where}: the image cannot be decoded: {' '.join(reason.split())}") from None
-    if see_through or mode not in ("1", "L", "P", "RGB", "CMYK", "YCbCr"):
-        raise DataError(f"{row.where}: the image is of mode {mode}; grayscale and RGB of 8 bits, opaque, can be read")
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _label(row: _Row, classes: int) -> int:
-    limit = classes or MAX_CLASSES
-    if row.label is None or not 0 <= row.label < limit:
-        raise DataError(f"{row.where}: label {row.label} is out of range; labels are 0 to {limit - 1}")
-    return row.label
-
-
-def _size(shape: Sequence[int]) -> str:
-    return f"{shape[1]}x{shape[2]}"
+            raise DataError(f"{file.path} cannot be read near row {begin}: {str(error).splitlines()[0]}") from None

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from cmray.config.run import RunConfig
 from cmray.core.precond import from_pixels
-from cmray.core.rng import numpy_generator
+from cmray.core.rng import numpy_generator, torch_generator
 from cmray.datasets import ImageDataset
+from cmray.datasets.shards import default_window, iterate
+from cmray.engine.session import Session
+from cmray.engine.stream import Rows, StreamBatches, StreamedDataset, StreamOrder
+
+#: what a run may train on: in memory (or mapped), or in its shards
+TrainingData = ImageDataset | StreamedDataset
 
 
 class SampleOrder:
@@ -47,17 +58,160 @@ class SampleOrder:
         return self._epochs[epoch]
 
 
-class ResidentBatches:
-    """Batches from a dataset that is whole in memory, as uint8 (shared read-only memory is fine)."""
+class HostBatches(Protocol):
+    """Parts of batches as they are stored."""
 
-    def __init__(self, data: ImageDataset, batch_size: int, seed: int, device: torch.device):
-        self.data, self.device = data, device
-        self.order = SampleOrder(len(data), batch_size, seed)
+    def host(self, step: int, part: int, parts: int) -> Rows:
+        """(uint8 [B / parts, C, H, W], int64 [B / parts] or None): part 0..parts-1 of the batch of a step."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of threads and files."""
+
+
+class ArrayBatches:
+    """From a dataset that is whole in memory or mapped from a file; it is read, never written."""
+
+    def __init__(self, data: ImageDataset, batch_size: int, seed: int):
+        self.data, self.order = data, SampleOrder(len(data), batch_size, seed)
+
+    def host(self, step: int, part: int, parts: int) -> Rows:
+        index = self.order.indices(step, part, parts)
+        return self.data.images.take(index, axis=0), None if self.data.labels is None else self.data.labels[index]
+
+    def close(self) -> None:
+        pass
+
+
+class Batches:
+    """Batches as the objective takes them, flipped and made real on the training device.
+
+    On a GPU a thread gathers the next part, and its copy travels through pinned memory while the device works.
+
+    Args:
+        rows: where the pixels come from.
+        seed: of flips and dequantisation: functions of (seed, step, part).
+        flip: mirror each image left to right with probability 1/2.
+        dequantize: add uniform noise of one level, so that values fill [-1, 1) without gaps.
+        accumulate: parts that this worker takes of each batch.
+    """
+
+    def __init__(
+        self,
+        rows: HostBatches,
+        seed: int,
+        device: torch.device,
+        flip: bool = False,
+        dequantize: bool = False,
+        accumulate: int = 1,
+    ):
+        self.rows, self.seed, self.device = rows, seed, device
+        self.flip, self.dequantize, self.accumulate = flip, dequantize, accumulate
+        self._ahead = _DeviceAhead(rows, device) if device.type == "cuda" else None
 
     def batch(self, step: int, part: int, parts: int) -> tuple[Tensor, Tensor | None]:
         """(x0 float32 [B,C,H,W] in [-1,1], labels int64 [B] or None) on the device."""
-        index = self.order.indices(step, part, parts)
-        pixels = torch.from_numpy(self.data.images[index]).to(self.device, non_blocking=True)
-        if self.data.labels is None:
-            return from_pixels(pixels), None
-        return from_pixels(pixels), torch.from_numpy(self.data.labels[index]).to(self.device, non_blocking=True)
+        if self._ahead is None:
+            images, labels = self.rows.host(step, part, parts)
+            pixels, label = torch.from_numpy(images), None if labels is None else torch.from_numpy(labels)
+        else:
+            micro = part % self.accumulate
+            later = (step, part + 1, parts) if micro + 1 < self.accumulate else (step + 1, part - micro, parts)
+            pixels, label = self._ahead.take((step, part, parts), later)
+        if self.flip:
+            generator = torch_generator(self.device, "flip", self.seed, step, part)
+            mirrored = torch.rand(len(pixels), 1, 1, 1, device=self.device, generator=generator) < 0.5
+            pixels = torch.where(mirrored, pixels.flip(-1), pixels)
+        if not self.dequantize:
+            return from_pixels(pixels), label
+        generator = torch_generator(self.device, "dequantize", self.seed, step, part)
+        noise = torch.rand(pixels.shape, device=self.device, generator=generator)
+        return noise.add_(pixels).div_(128).sub_(1), label
+
+    def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+        self.rows.close()
+
+
+class ResidentBatches(Batches):
+    """Batches from a dataset in memory."""
+
+    def __init__(self, data: ImageDataset, batch_size: int, seed: int, device: torch.device):
+        super().__init__(ArrayBatches(data, batch_size, seed), seed, device)
+
+
+class _DeviceAhead:
+    """Brings one part to the GPU while the part before it is in use."""
+
+    def __init__(self, rows: HostBatches, device: torch.device):
+        self._rows, self._device = rows, device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cmray-batches")
+        self._next: tuple[tuple[int, int, int], Future[Any]] | None = None
+
+    def take(self, key: tuple[int, int, int], later: tuple[int, int, int]) -> tuple[Tensor, Tensor | None]:
+        future = self._next[1] if self._next is not None and self._next[0] == key else self._pool.submit(self._get, key)
+        tensors, there = future.result()
+        self._next = later, self._pool.submit(self._get, later)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(there)
+        for tensor in tensors:
+            if tensor is not None:
+                tensor.record_stream(current)
+        return tensors
+
+    def _get(self, key: tuple[int, int, int]) -> tuple[tuple[Tensor, Tensor | None], torch.cuda.Event]:
+        images, labels = self._rows.host(*key)
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            moved = tuple(
+                None if array is None else torch.from_numpy(array).pin_memory().to(self._device, non_blocking=True)
+                for array in (images, labels)
+            )
+            there = torch.cuda.Event()
+            there.record(self._stream)
+        return moved, there  # type: ignore[return-value]
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def open_batches(run: RunConfig, data: TrainingData, session: Session) -> Batches:
+    """The batches of one worker. Raises DataError when a dataset cannot be streamed to so many workers."""
+    train = run.train
+    rows: HostBatches
+    if isinstance(data, StreamedDataset):
+        window = run.data.shuffle_buffer or default_window(data.shape, len(data))
+        order = StreamOrder(data.manifest.blocks(), run.seed, session.rank, session.world_size, window)
+        rows = StreamBatches(data, train.batch_size, order)
+    else:
+        rows = ArrayBatches(data, train.batch_size, run.seed)
+    return Batches(rows, run.seed, session.device, run.data.flip, run.data.dequantize, train.accumulate)
+
+
+def all_images(data: TrainingData) -> Iterator[np.ndarray]:
+    """Every image once, in the order of the dataset, in blocks uint8 [n, C, H, W]."""
+    if isinstance(data, StreamedDataset):
+        for images, _ in iterate(data.place, data.manifest):
+            yield images
+    else:
+        yield data.images
+
+
+def resume_notes(batches: Batches, step: int, workers: int, session: Session) -> list[str]:
+    """What a resumed run should know of its images: nothing for data in memory, which goes on where it was.
+
+    Args:
+        workers: how many trained it before.
+    """
+    rows = batches.rows
+    if not isinstance(rows, StreamBatches):
+        return []
+    epoch, window, offset = rows.order.locate(step * (rows.batch_size // session.world_size))
+    place = f"streaming goes on in epoch {epoch + 1}, window {window + 1}"
+    if workers != session.world_size:
+        return [
+            f"{place}; {workers} workers trained it before and {session.world_size} do now, so this epoch is dealt out "
+            f"anew: some of its images may come twice and some not at all"
+        ]
+    return [f"{place}; the {offset:,} images of that window that were seen are read again, not trained on again"]

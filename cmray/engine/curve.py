@@ -10,7 +10,7 @@ import torch
 
 from cmray.config.run import CurveConfig
 from cmray.core.rng import SEED_BASE
-from cmray.datasets import ImageDataset
+from cmray.engine.batches import TrainingData, all_images
 from cmray.engine.measure import block_statistics, merge_in_order, seed_blocks
 from cmray.engine.model import make_sampler, sample_seeds
 from cmray.metrics.extractors import extractors
@@ -26,13 +26,13 @@ class Curve:
 
     BLOCK = 256
 
-    def __init__(self, config: CurveConfig, data: ImageDataset):
+    def __init__(self, config: CurveConfig, data: TrainingData):
         self.config = config
         self.extractor = extractors.parse(config.extractor).build(torch.device("cpu"))
         with warnings.catch_warnings():
             # resident data is shared memory that must not be written; here it is only read
             warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-            self.reference = reference_statistics(self.extractor, data.images)
+            self.reference = reference_statistics(self.extractor, all_images(data))
 
     def measure(self, state: TrainState) -> dict[str, float]:
         """{"fd/digits@1": value, ...}. Does not touch the state's random numbers or gradients."""

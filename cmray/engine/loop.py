@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,8 +18,7 @@ from cmray.config.run import RunConfig
 from cmray.core.errors import CmrayError
 from cmray.core.files import write_atomic
 from cmray.core.rng import torch_generator
-from cmray.datasets import ImageDataset
-from cmray.engine.batches import ResidentBatches
+from cmray.engine.batches import Batches, TrainingData, open_batches, resume_notes
 from cmray.engine.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
 from cmray.engine.curve import Curve
 from cmray.engine.result import RESULT, write_result
@@ -43,7 +43,7 @@ class TrainOutcome:
 
 def train(
     run: RunConfig,
-    data: ImageDataset,
+    data: TrainingData,
     folder: Path,
     teacher: Path | None,
     session: Session,
@@ -74,12 +74,26 @@ def train(
     state = TrainState(run, data.shape, len(data.classes), teacher, session)
     if found is not None:
         state.load(*found)  # type: ignore[misc]
-    batches = ResidentBatches(data, run.train.batch_size, run.seed, session.device)
     log = EventLog(folder / "events.jsonl")
     if session.rank == 0:
         log.truncate_after(state.step)
     curve = Curve(run.curve, data) if run.curve is not None and session.rank == 0 else None
-    loop = _Loop(run, state, batches, session, log)
+    with closing(open_batches(run, data, session)) as batches:
+        if found is not None and session.rank == 0:
+            for note in resume_notes(batches, state.step, found[0].run.resources.workers, session):  # type: ignore[index]
+                warn(note)
+        finished = _steps(_Loop(run, state, batches, session, log), curve, saved)
+    if not finished:
+        return TrainOutcome("stopped", None, state.step)
+    result = None
+    if session.rank == 0:
+        result = _finish(folder, state, session)
+    return TrainOutcome("finished", result, state.step)
+
+
+def _steps(loop: _Loop, curve: Curve | None, saved: Path) -> bool:
+    """Takes the steps that are left, with curve points and checkpoints between them. False when asked to stop."""
+    run, state, session, log = loop.run, loop.state, loop.session, loop.log
     while state.step < run.train.steps:
         loop.one_step()
         at = state.step
@@ -96,22 +110,19 @@ def train(
             if session.rank == 0:
                 save_checkpoint(saved, state.parts(), state.facts(), run.train.keep_checkpoints)
         if stop and not last:
-            return TrainOutcome("stopped", None, at)
-    result = None
-    if session.rank == 0:
-        result = _finish(folder, state, session)
-    return TrainOutcome("finished", result, state.step)
+            return False
+    return True
 
 
 class _Loop:
     """One step, its clock and its log."""
 
-    def __init__(self, run: RunConfig, state: TrainState, batches: ResidentBatches, session: Session, log: EventLog):
+    def __init__(self, run: RunConfig, state: TrainState, batches: Batches, session: Session, log: EventLog):
         self.run, self.state, self.batches, self.session, self.log = run, state, batches, session, log
         self._parts = session.world_size * run.train.accumulate
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=session.device)  # of mean losses since the last log
         self._seen: list[Loss] = []
-        self._since = 0
+        self._since, self._waited = 0, 0.0
         self._began = time.monotonic()
         self._logged_at = self._began
 
@@ -121,7 +132,9 @@ class _Loop:
         for micro in range(run.train.accumulate):
             # part r a + m of the batch: w workers with a parts each draw the same noise as one worker with w a parts
             part = session.rank * run.train.accumulate + micro
+            asked = time.perf_counter()
             x0, label = self.batches.batch(state.step, part, self._parts)
+            self._waited += time.perf_counter() - asked
             generator = torch_generator(session.device, "train", run.seed, state.step, part)
             state.exchange_on(micro == run.train.accumulate - 1)
             state.begin(part)
@@ -158,12 +171,13 @@ class _Loop:
                 "grad_norm": norm,
                 "lr": state.lr_at(state.step - 1),
                 "images_per_second": images / max(now - self._logged_at, 1e-9),
+                "data_wait": self._waited / max(now - self._logged_at, 1e-9),  # fraction of the time
                 **state.objective.schedule(state.step - 1),
             }
             event = Event(kind="train", step=state.step, nimg=state.nimg, time=time.time(), metrics=metrics)
             self.log.append(event)
         self.loss_sum.zero_()
-        self._since, self._logged_at = 0, now
+        self._since, self._waited, self._logged_at = 0, 0.0, now
 
     def check_finite(self, loss: float, norm: float = 0.0) -> None:
         """Raises TrainingError when training has left the finite numbers."""

@@ -22,7 +22,8 @@ from cmray.core.errors import ConfigError
 from cmray.core.files import write_atomic
 from cmray.core.grids import karras_sigmas
 from cmray.core.rng import SEED_BASE
-from cmray.datasets.shards import read_shards
+from cmray.datasets.manifest import read_manifest, verify_shards
+from cmray.datasets.shards import iterate
 from cmray.engine.evaluator import Pool, chunks, merge_chunks
 from cmray.engine.model import make_sampler
 from cmray.metrics.extractors import Extractor, extractors
@@ -56,7 +57,9 @@ def reference_for(data: DataFacts, extractor_name: str, storage: Path) -> Refere
         with np.load(path, allow_pickle=False) as arrays:
             statistics = FeatureStatistics.from_arrays(arrays)
     else:
-        statistics = reference_statistics(extractor, read_shards(data.folder).images)
+        manifest = read_manifest(data.folder)
+        verify_shards(data.folder, manifest, rehash=True)
+        statistics = reference_statistics(extractor, (images for images, _ in iterate(data.folder, manifest)))
         path.parent.mkdir(parents=True, exist_ok=True)
         tmp = path.with_suffix(f".{time.time_ns()}.tmp")
         with tmp.open("wb") as file:

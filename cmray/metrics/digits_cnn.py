@@ -103,8 +103,9 @@ def digits_metadata(path: Path = WEIGHTS) -> Mapping[str, Any]:
 def digits_images() -> tuple[Tensor, Tensor]:
     """All digits in the dataset's order: uint8 [1797, 1, 8, 8] and int64 labels [1797]."""
     from cmray.datasets.digits import Digits  # extraction needs no dataset, only training and tests do
+    from cmray.datasets.whole import load_whole
 
-    dataset: Any = Digits().load()
+    dataset: Any = load_whole(Digits())
     return torch.from_numpy(dataset.images), torch.from_numpy(dataset.labels)
 
 

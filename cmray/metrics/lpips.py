@@ -8,6 +8,7 @@ initialises a whole random classifier, warns, and prints.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import warnings
 import zipfile
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from cmray.core.distances import Distance, DistanceConfig, distances
@@ -121,6 +122,21 @@ def load_features(net: str, path: Path) -> dict[str, Tensor]:
     return {name: found[f"features.{name}"] for name in wanted}
 
 
+def content_of(path: Path) -> str | None:
+    """SHA-256 of a file in hex; None where no file can be read. Read once for a state of the file."""
+    try:
+        state = path.stat()
+        return _sha256(path, state.st_size, state.st_mtime_ns) if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+@functools.lru_cache(maxsize=8)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @functools.lru_cache(maxsize=8)
 def _examine(net: str, path: Path, size: int, modified: int) -> None:
     """`load_features` for its errors, once for a state of the file."""
@@ -184,7 +200,8 @@ class LPIPS(DistanceConfig):
 
     A built distance takes a, b float [B, 1 or 3, H, W] in about [-1, 1] and gives float32 [B], computed without
     autocast. The gradient reaches `a` only. `check` raises DataError for other channel counts and images too small
-    for the backbone; `check` and `build` raise it for weights that are missing, damaged or of another network.
+    for the backbone; `check` and `build` raise it for weights that are missing, damaged, of another network or of
+    another content than `weights_sha256`.
     """
 
     net: Net = Field("vgg", description="the classifier whose features are compared")
@@ -195,7 +212,13 @@ class LPIPS(DistanceConfig):
         "average", description="average replaces the classifier's max pools by average pools over the same windows"
     )
     weights: str | None = Field(
-        None, min_length=1, description="the classifier's state dict (.pth); null looks in the cache of torch.hub"
+        None,
+        min_length=1,
+        description="the classifier's state dict (.pth); null looks in the cache of torch.hub",
+        json_schema_extra={"identity": False},  # its content counts, wherever it lies
+    )
+    weights_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="SHA-256 of that file; filled in, or checked when given"
     )
 
     @field_validator("weights")
@@ -206,6 +229,20 @@ class LPIPS(DistanceConfig):
             return None if value is None else str(Path(value).expanduser().absolute())
         except RuntimeError as error:  # ~someone without a home
             raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _content(self) -> LPIPS:
+        if self.weights_sha256 is None:  # a run that was planned carries it, and does not look for the file again
+            object.__setattr__(self, "weights_sha256", content_of(weights_path(self.net, self.weights)))
+        return self
+
+    def _file(self) -> Path:
+        """The weights. Raises DataError when they are there but not those that name the trial."""
+        path = weights_path(self.net, self.weights)
+        found = content_of(path)
+        if found is not None and self.weights_sha256 not in (None, found):
+            raise DataError(f"distance.weights_sha256 is {self.weights_sha256}, but {path} has {found}")
+        return path
 
     def _resizes(self, width: int) -> bool:
         return self.size == _RESIZED and width < _NATIVE_FROM
@@ -222,7 +259,7 @@ class LPIPS(DistanceConfig):
                 f"distance lpips with net {self.net} takes images of at least {smallest} pixels a side; these are "
                 f"{height}x{width}, and size is {self.size}"
             )
-        path = weights_path(self.net, self.weights)
+        path = self._file()
         try:
             state = path.stat()
         except (OSError, ValueError):
@@ -231,7 +268,7 @@ class LPIPS(DistanceConfig):
         _examine(self.net, path, state.st_size, state.st_mtime_ns)
 
     def build(self, device: torch.device) -> Distance:
-        network = _Network(self.net, weights_path(self.net, self.weights), self.pooling == "average", device)
+        network = _Network(self.net, self._file(), self.pooling == "average", device)
 
         def maps(x: Tensor) -> list[Tensor]:
             x = x.float()

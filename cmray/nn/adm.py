@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmray.nn.base import NetConfig, Shape, nets
+from cmray.nn.base import AttentionResolutions, AttentionUNetConfig, Blocks, Dropout, Multipliers, Shape, nets
 from cmray.nn.layers import (
     GroupNorm32,
     NoiseEmbedding,
@@ -26,7 +26,7 @@ GROUPS = 32
 
 
 @nets.register("adm")
-class ADMConfig(NetConfig):
+class ADMConfig(AttentionUNetConfig):
     """Residual blocks modulated by the noise level, self-attention at chosen sizes (Dhariwal & Nichol 2021, App. A).
 
     The defaults are the paper's ImageNet-64 network: 296 M parameters with its 1000 classes. Weights of
@@ -34,22 +34,14 @@ class ADMConfig(NetConfig):
     """
 
     channels: int = Field(192, ge=1)
-    multipliers: tuple[int, ...] = Field((1, 2, 3, 4), min_length=1, description="width of each level in channels")
-    blocks: int = Field(3, ge=1, description="residual blocks per level; the way up has one more")
-    attention_resolutions: tuple[int, ...] = Field(
-        (32, 16, 8),
-        description="heights in pixels with self-attention, beside the middle; a level's height may be none",
-    )
+    multipliers: Multipliers = (1, 2, 3, 4)
+    blocks: Blocks = 3
+    attention_resolutions: AttentionResolutions = (32, 16, 8)
+    dropout: Dropout = 0.0
     head_width: int | None = Field(None, ge=1, description="channels per attention head; 64 where heads is not given")
     heads: int | None = Field(None, ge=1, description="attention heads, in place of head_width")
     scale_shift_norm: bool = Field(True, description="the noise level scales and shifts; otherwise it only shifts")
     resblock_updown: bool = Field(True, description="resample in residual blocks; otherwise in convolutions")
-    dropout: float = Field(0.0, ge=0, lt=1)
-    activation_checkpointing: bool = Field(
-        False,
-        description="compute activations twice and keep few of them",
-        json_schema_extra={"identity": False},  # not a bit of the result changes
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -57,13 +49,6 @@ class ADMConfig(NetConfig):
         if isinstance(data, dict) and data.get("heads") is None and "head_width" not in data:
             return {**data, "head_width": 64}
         return data
-
-    @field_validator("multipliers", "attention_resolutions")
-    @classmethod
-    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if any(v < 1 for v in value):
-            raise ValueError(f"every entry must be at least 1, found {list(value)}")
-        return value
 
     @model_validator(mode="after")
     def _fits(self) -> ADMConfig:
@@ -79,14 +64,6 @@ class ADMConfig(NetConfig):
         self._check_heads(self.widths()[-1])  # of the middle, which has attention at any image size
         return self
 
-    def widths(self) -> list[int]:
-        """Channels of each level, full resolution first."""
-        return [self.channels * m for m in self.multipliers]
-
-    def attention_levels(self, height: int) -> set[int]:
-        """Levels with self-attention for images `height` pixels high; 0 is full resolution."""
-        return {level for level in range(len(self.multipliers)) if height / 2**level in self.attention_resolutions}
-
     def _check_heads(self, width: int) -> None:
         split, field = (self.heads, "heads") if self.head_width is None else (self.head_width, "head_width")
         if width % cast(int, split):
@@ -97,6 +74,7 @@ class ADMConfig(NetConfig):
 
     def check(self, shape: Shape) -> None:
         check_sides(shape, len(self.multipliers))
+        self.check_attention(shape)
         for level in self.attention_levels(shape[1]):
             self._check_heads(self.widths()[level])
 

@@ -9,24 +9,22 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmray.nn.base import NetConfig, Shape, nets
+from cmray.nn.base import AttentionResolutions, AttentionUNetConfig, Blocks, Dropout, Multipliers, Shape, nets
 from cmray.nn.layers import check_sides, checkpointed, full_precision, zero_init
 from cmray.nn.song_layers import SQRT_HALF, Block, FusedDownConv, SongEmbedding, norm, xavier
 
 
-class SongConfig(NetConfig):
+class SongConfig(AttentionUNetConfig):
     """Residual U-Net blocks scaled by sqrt(1/2), with one-head attention at chosen sizes.
 
     The defaults are EDM's CIFAR-10 settings. Weights of NVlabs/edm come and go through `cmray.nn.song_state`.
     """
 
     channels: int = Field(128, ge=8, multiple_of=4)
-    multipliers: tuple[int, ...] = Field((2, 2, 2), min_length=1, description="width of each level in channels")
-    blocks: int = Field(4, ge=1, description="residual blocks per level; the way up has one more")
-    attention_resolutions: tuple[int, ...] = Field(
-        (16,), description="feature heights in pixels with self-attention, beside the middle, which always has it"
-    )
-    dropout: float = Field(0.13, ge=0, lt=1)
+    multipliers: Multipliers = (2, 2, 2)
+    blocks: Blocks = 4
+    attention_resolutions: AttentionResolutions = (16,)
+    dropout: Dropout = 0.13
     embedding: Literal["positional", "fourier"] = Field("positional", description="of the noise level")
     fourier_scale: float | None = Field(
         None, gt=0, description="deviation of the fourier frequencies, 16 where not given; iCT uses 0.02"
@@ -34,11 +32,6 @@ class SongConfig(NetConfig):
     noise_multiplier: int = Field(1, ge=1, description="width of the noise embedding in channels")
     encoder: Literal["standard", "residual"] = Field("standard", description="residual: the image enters every level")
     resample_filter: tuple[float, ...] = Field((1, 1), description="taps of the filter that halves and doubles")
-    activation_checkpointing: bool = Field(
-        False,
-        description="compute activations twice and keep few of them",
-        json_schema_extra={"identity": False},  # not a bit of the result changes
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -46,13 +39,6 @@ class SongConfig(NetConfig):
         if isinstance(data, dict) and data.get("embedding", cls.model_fields["embedding"].default) == "fourier":
             return {"fourier_scale": 16.0, **data}
         return data
-
-    @field_validator("multipliers", "attention_resolutions")
-    @classmethod
-    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if any(v < 1 for v in value):
-            raise ValueError(f"every entry must be at least 1, found {list(value)}")
-        return value
 
     @field_validator("resample_filter")
     @classmethod
@@ -70,12 +56,9 @@ class SongConfig(NetConfig):
             )
         return self
 
-    def widths(self) -> list[int]:
-        """Channels of each level, full resolution first."""
-        return [self.channels * m for m in self.multipliers]
-
     def check(self, shape: Shape) -> None:
         check_sides(shape, len(self.multipliers))
+        self.check_attention(shape)
 
     def build(self, shape: Shape, num_classes: int) -> nn.Module:
         self.check(shape)
@@ -118,7 +101,7 @@ class SongUNet(nn.Module):
         super().__init__()
         self.checkpointing = config.activation_checkpointing
         widths, taps = config.widths(), config.resample_filter
-        attended = [shape[1] / 2**level in config.attention_resolutions for level in range(len(widths))]
+        attended = config.attention_levels(shape[1])
         emb_width = 4 * config.channels
         self.embedding = SongEmbedding(
             config.noise_multiplier * config.channels, emb_width, num_classes, config.fourier_scale
@@ -138,7 +121,7 @@ class SongUNet(nn.Module):
                 stage, image = Stage(block(width, width, resample="down"), residual), width
                 skips.append(width)
             for _ in range(config.blocks):
-                stage.blocks.append(block(width, out, attended[level]))
+                stage.blocks.append(block(width, out, level in attended))
                 width = out
                 skips.append(width)
             self.down.append(stage)
@@ -147,7 +130,7 @@ class SongUNet(nn.Module):
         for level, out in reversed(list(enumerate(widths))):
             stage = Stage(block(width, width, resample="up") if level < len(widths) - 1 else None)
             for i in range(config.blocks + 1):
-                stage.blocks.append(block(width + skips.pop(), out, attended[level] and i == config.blocks))
+                stage.blocks.append(block(width + skips.pop(), out, level in attended and i == config.blocks))
                 width = out
             up.insert(0, stage)
         self.up = nn.ModuleList(up)

@@ -13,7 +13,7 @@ import pytest
 from cli_run import CD, CT, EDM, Ran, closed_port, good, here, snapshot, write
 
 from cmray.datasets import ImageDataset
-from cmray.datasets.shards import write_shards
+from cmray.datasets.whole import write_shards
 
 PANELS: dict[str, Any] = {"panels": {"one": {"grid": {"objective.num_sigmas": [5, 9]}}}}
 MEASURED: dict[str, Any] = {"evaluate": {"num_samples": 64, "nfe": [1, 2]}}

@@ -33,7 +33,7 @@ def test_prepare_tells_machines_the_manifest(tmp_path):
 
 def test_one_flipped_byte_is_found(tmp_path):
     folder = tmp_path / "digits"
-    good(here("data", "prepare", "digits", "--out", folder))
+    good(here("data", "prepare", "digits", "--out", folder, "--shards", 4))
     shard = sorted(folder.glob("*.parquet"))[2]
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -68,7 +68,11 @@ def test_prepare_reads_a_source(tmp_path):
     [
         (("digits", "--source", "."), "--source is given, but digits comes with cmray"),
         (("digits", "--split", "train"), "--split is given, but digits comes with cmray"),
-        (("mnist",), "cmray data prepare mnist --source PATH --out DIR"),
+        (("parquet",), "cmray data prepare parquet --source PATH --out DIR"),
+        (("folder", "--source", ".", "--crop", "center"), "crop center needs size"),
+        (("folder", "--source", ".", "--crop", "round"), "--crop round: Input should be 'none', 'center', 'adm'"),
+        (("digits", "--channels", "2"), "--channels 2: Input should be"),
+        (("digits", "--shards", "1798"), "--shards is 1798; digits has 1797 images, so 1 to 1797 work"),
         (("mnist", "--source", ".", "--split", "dev"), "--split dev: Input should be 'train' or 'test'"),
         (("mnist", "--source", "nowhere"), "source nowhere does not exist"),
         (("parquet", "--source", "."), "holds no Parquet files"),
@@ -81,3 +85,26 @@ def test_a_wrong_source_is_one_line_and_writes_nothing(tmp_path, monkeypatch, wo
     assert ran.code == 2
     assert says in " ".join(ran.err.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_photos_becomes_squares_and_bad_files_are_listed(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+    (tmp_path / "photos" / "dog" / "2.jpg").write_bytes(b"no picture")
+    command = ["data", "prepare", "folder", "--source", tmp_path / "photos", "--crop", "center", "--size", 16]
+    ran = here(*command, "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert "dog/2.jpg: " in ran.err
+    assert "--max-bad N skips up to N" in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    ran = good(here(*command, "--out", tmp_path / "out", "--max-bad", 1))
+    assert "7 images of 3x16x16" in ran.out
+    assert "1 images could not be used and were left out" in ran.out
+    shown = good(here("data", "info", tmp_path / "out")).out
+    for words in ("7, 1 left out", "2: cat, dog", "center, transparency on white", "by channel"):
+        assert words in shown

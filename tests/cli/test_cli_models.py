@@ -71,7 +71,7 @@ def test_never_resuming_trains_again_to_the_same_weights(tmp_path, student):
 
 
 def test_never_resuming_leaves_alone_what_another_process_trains(tmp_path):
-    from cmray.cluster.locks import locked
+    from cmray.core.locks import locked
 
     storage, file = tmp_path / "storage", write(tmp_path / "run.yaml", CT)
     good(here("train", file, "--storage", storage, *UNTRACKED))

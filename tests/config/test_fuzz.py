@@ -15,7 +15,7 @@ from small_run import digits
 from cmray.config.load import load_raw
 from cmray.config.plan import plan_experiment
 from cmray.core.errors import CmrayError
-from cmray.datasets.shards import write_shards
+from cmray.datasets.whole import write_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -38,6 +38,8 @@ PLACES: dict[str, Registry] = {
 NOT_IDENTITY = {
     "data.name": "the digest counts",
     "data.path": "the digest counts",
+    "objective.distance.weights": "weights_sha256 counts",
+    "data.feed": "data.shuffle_buffer, filled in where it streams, counts",
     "teacher.experiment": "the identity counts",
     "teacher.checkpoint": "the identity counts",
     "teacher.overrides": "the identity counts",
@@ -106,6 +108,8 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
 #: other values where the obvious ones are not allowed, or too small to be seen in a few steps; `path@component` is for
 #: the field of that component only
 OTHER: dict[str, Any] = {
+    "data.shuffle_buffer": {"data.shuffle_buffer": 100},
+    "objective.distance.weights_sha256": {"objective.distance.weights_sha256": "2" * 64},
     "data.name": {"data": {"path": "/x/digits", "digest": "0" * 64}},
     "data.path": {"data": {"path": "/x/digits", "digest": "0" * 64}},
     "teacher.experiment": {"teacher.experiment": "/y/edm.yaml"},
@@ -313,6 +317,7 @@ def fingerprint(run: RunConfig, folder: Path, teacher: Path) -> str:
 
 #: fields that are not seen, or not at once, in a single process's weights; each has a test of its own
 ELSEWHERE = {
+    "data.shuffle_buffer": "tests/engine/test_stream.py",
     "data.digest": "config/test_plan",
     "teacher.identity": "config/test_plan",
     "resources.workers": "engine/test_processes",

@@ -13,7 +13,7 @@ from cmray.config.load import load_raw, merged
 from cmray.config.plan import Plan, plan_experiment
 from cmray.core.errors import CmrayError, ConfigError
 from cmray.datasets import ImageDataset
-from cmray.datasets.shards import write_shards
+from cmray.datasets.whole import write_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))

@@ -13,7 +13,7 @@ from cmray.config.load import RawExperiment, load_raw, validated
 from cmray.config.plan import plan_experiment
 from cmray.config.run import RunConfig
 from cmray.datasets import ImageDataset
-from cmray.datasets.shards import write_shards
+from cmray.datasets.whole import write_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ROOT / "experiments" / "presets"

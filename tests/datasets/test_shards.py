@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from cmray.core.errors import DataError
 from cmray.datasets import ImageDataset, datasets
-from cmray.datasets.shards import MANIFEST, collect, read_manifest, read_shards, verify_shards, write_shards
+from cmray.datasets.manifest import MANIFEST, read_manifest, verify_shards
+from cmray.datasets.shards import collect, read_shards
+from cmray.datasets.whole import load_whole, write_shards
 
 
 def make(count=7, shape=(3, 4, 5), classes=3, seed=0) -> ImageDataset:
@@ -43,7 +45,7 @@ def complaint(folder: Path) -> str:
 @settings(max_examples=40, deadline=None)
 @given(
     count=st.integers(1, 13),
-    channels=st.sampled_from([1, 3, 4]),
+    channels=st.sampled_from([1, 3]),
     height=st.integers(1, 6),
     width=st.integers(1, 6),
     classes=st.integers(0, 3),
@@ -104,7 +106,7 @@ def test_mean_and_std_of_more_values_than_are_counted_at_once():
 
 
 def test_the_digits_are_the_real_ones():
-    digits = datasets.parse("digits").load()
+    digits = load_whole(datasets.parse("digits"))
     assert digits.images.shape == (1797, 1, 8, 8)
     assert digits.images.max() == 255
     assert np.bincount(digits.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
@@ -176,7 +178,7 @@ def test_rows_may_come_in_any_order_and_as_single_arrays(tmp_path):
 def test_no_folder_no_manifest_and_an_empty_folder(tmp_path):
     assert "does not exist; `cmray data prepare" in complaint(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert f"has no {MANIFEST}" in complaint(tmp_path / "empty")
+    assert "empty is empty, so has no manifest" in complaint(tmp_path / "empty").replace(".json", "")
     write_shards(make(), tmp_path / "set", 1)
     (tmp_path / "set" / MANIFEST).unlink()
     assert f"has no {MANIFEST}" in complaint(tmp_path / "set")
@@ -189,12 +191,13 @@ def test_no_folder_no_manifest_and_an_empty_folder(tmp_path):
         (lambda raw: raw[: len(raw) // 2], "damaged"),
         (lambda raw: b"\xff\xfe" + raw, "damaged"),
         (lambda raw: b"[1, 2]", "format_version"),
-        (lambda raw: raw.replace(b'"format_version": 1', b'"format_version": 2'), "reads version 1"),
-        (lambda raw: raw.replace(b'"format_version": 1,', b""), "format_version None"),
+        (lambda raw: raw.replace(b'"format_version": 2', b'"format_version": 3'), "of a newer cmray"),
+        (lambda raw: raw.replace(b'"format_version": 2', b'"format_version": 1'), "reads version 2: remove"),
+        (lambda raw: raw.replace(b'"format_version": 2,', b""), "format_version None"),
         (lambda raw: raw.replace(b'"count": 7', b'"count": "many"'), "damaged"),
         (lambda raw: raw.replace(b'"digest"', b'"dogest"'), "damaged"),
     ],
-    ids=["nothing", "half", "no text", "no mapping", "newer", "no version", "wrong type", "missing field"],
+    ids=["nothing", "half", "no text", "no mapping", "newer", "older", "no version", "wrong type", "missing field"],
 )
 def test_a_damaged_manifest_is_one_clear_line(tmp_path, damage, words):
     write_shards(make(), tmp_path / "set", 1)

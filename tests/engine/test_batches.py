@@ -63,7 +63,7 @@ def test_unequal_parts_are_refused():
 def test_batches_hold_the_images_and_labels_of_the_order():
     batches = ResidentBatches(digits(), 16, 5, CPU)
     x0, label = batches.batch(3, 1, 2)
-    index = batches.order.indices(3, 1, 2)
+    index = batches.rows.order.indices(3, 1, 2)
     assert (x0.dtype, x0.shape) == (torch.float32, (8, 1, 8, 8))
     assert torch.equal(label, torch.from_numpy(digits().labels[index]))
     assert np.array_equal(((x0.numpy() + 1) * 127.5).round().astype(np.uint8), digits().images[index])

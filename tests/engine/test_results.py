@@ -11,7 +11,7 @@ from cmray.config.experiment import SearchConfig
 from cmray.core.errors import DataError
 from cmray.core.rng import SEED_BASE
 from cmray.datasets import datasets
-from cmray.datasets.shards import write_shards
+from cmray.datasets.whole import load_whole, write_shards
 from cmray.engine.evaluator import InlinePool
 from cmray.engine.measure import block_statistics
 from cmray.engine.model import make_sampler
@@ -50,7 +50,7 @@ def place(tmp_path_factory):
     """(subject, reference) of a small consistency model on prepared digits."""
     storage = tmp_path_factory.mktemp("storage")
     run = small({"train.steps": 30, "objective.num_sigmas": 18})
-    write_shards(datasets.parse("digits").load(), storage / "datasets" / "digits", 2)
+    write_shards(load_whole(datasets.parse("digits")), storage / "datasets" / "digits", 2)
     go(run, storage / "trial")
     who = subject(storage / "trial", checkpoint(storage / "trial"))
     return who, reference_for(facts_of(run.data, storage), "digits", storage)

@@ -391,7 +391,10 @@ def test_a_run_leaves_its_config_events_and_result(tmp_path):
             assert set(event.metrics) == {"fd/digits@1", "fd/digits@2"}
             assert all(v > 0 for v in event.metrics.values())
         else:
-            assert {"loss", "grad_norm", "lr", "images_per_second", "num_sigmas", "mu"} == set(event.metrics)
+            assert {"loss", "grad_norm", "lr", "images_per_second", "data_wait", "num_sigmas", "mu"} == set(
+                event.metrics
+            )
+            assert 0 < event.metrics["data_wait"] < 1
     assert not list(tmp_path.rglob(".*")), "no half-written files"
 
 

@@ -1,7 +1,9 @@
 """LPIPS with random backbones: the package's values, the reference's options, and files that do not fit."""
 
+import hashlib
 import os
 import pickle
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cmray.cli.doctor import _backbones
+from cmray.config.identity import content_hash
 from cmray.config.load import merged
 from cmray.config.plan import plan_experiment
 from cmray.core.distances import distances
@@ -226,7 +229,9 @@ def test_the_defaults_are_those_of_the_reference():
     assert config.features is None
 
 
-@pytest.mark.parametrize("option", [{"net": "resnet"}, {"size": 128}, {"pooling": "mean"}, {"weights": ""}])
+@pytest.mark.parametrize(
+    "option", [{"net": "resnet"}, {"size": 128}, {"pooling": "mean"}, {"weights": ""}, {"weights_sha256": "ab"}]
+)
 def test_other_options_are_refused(option):
     with pytest.raises(ValidationError, match=next(iter(option))):
         distances.parse({"name": "lpips", **option})
@@ -356,6 +361,44 @@ def test_files_of_old_torch_versions_and_of_half_precision_are_read(tmp_path, sq
     assert torch.equal(old.build(CPU)(*images()), squeeze(size="native").build(CPU)(*images()))
 
 
+# ---------------------------------------------------------------- what names a trial
+
+
+def named(**options):
+    return content_hash(distances.parse({"name": "lpips", "net": "squeeze", **options}))
+
+
+def test_the_content_of_the_weights_counts_and_not_where_they_lie(tmp_path, cache, backbones):
+    here, copy, other = backbones["squeeze"][1], tmp_path / "copy.pth", tmp_path / "other.pth"
+    shutil.copy(here, copy)
+    torch.save({f"features.{n}": v + 1 for n, v in random_features("squeeze").state_dict().items()}, other)
+    assert named(weights=here) == named(weights=str(copy))
+    assert named(weights=here) != named(weights=str(other))
+    assert named(weights=here) != named(), "nothing is in the cache yet"
+    os.link(here, cache / BACKBONES["squeeze"].file)
+    assert named(weights=here) == named()
+    shutil.copy(other, copy)
+    assert named(weights=str(copy)) == named(weights=str(other)), "it was read again"
+
+
+def test_a_written_config_keeps_the_content_that_it_was_made_with(tmp_path, squeeze):
+    path = tmp_path / "gone.pth"
+    shutil.copy(squeeze().weights, path)
+    config = squeeze(weights=str(path), size="native")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert config.weights_sha256 == sha256
+    path.unlink()
+    elsewhere = distances.parse(config.model_dump(mode="json"))  # as where a checkpoint is sampled
+    assert elsewhere == config
+    assert "looked for" in complaint(elsewhere)
+    torch.save({f"features.{n}": v + 1 for n, v in random_features("squeeze").state_dict().items()}, path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert complaint(elsewhere) == f"distance.weights_sha256 is {sha256}, but {path} has {found}"
+    shutil.copy(squeeze().weights, path)
+    elsewhere.check((3, 32, 32))
+    assert elsewhere.build(CPU)(*images()).isfinite().all()
+
+
 # ---------------------------------------------------------------- plan and doctor
 
 
@@ -372,7 +415,15 @@ def test_a_plan_finds_what_is_missing(tmp_path, monkeypatch, cache, backbones):
         plan()
     with pytest.raises(CmrayError, match="at least 17 pixels a side; these are 8x8, and size is native"):
         plan(net="squeeze", weights=backbones["squeeze"][1], size="native")
-    assert plan(net="squeeze", weights=backbones["squeeze"][1]).trials
+    weights = backbones["squeeze"][1]
+    (trial,) = plan(net="squeeze", weights=weights).trials
+    os.link(weights, tmp_path / "moved.pth")
+    (moved,) = plan(net="squeeze", weights="moved.pth").trials
+    assert moved.name == trial.name
+    with pytest.raises(
+        ConfigError, match=rf"^exp\.yaml: objective\.distance: distance\.weights_sha256 is {'0' * 64}, bu"
+    ):
+        plan(net="squeeze", weights="moved.pth", weights_sha256="0" * 64)
     assert not (tmp_path / "storage").exists()
 
 

@@ -82,6 +82,26 @@ def test_attention_is_where_the_height_says_and_in_the_middle():
     assert places == ["down.3.1", "middle.1", "up.2.1", "up.3.1"]
 
 
+@pytest.mark.parametrize("resolutions", [(3,), (8, 16), (4, 2, 1)])
+def test_attention_at_a_height_that_no_level_has_is_refused(resolutions):
+    config = ADMConfig(**{**SMALL, "multipliers": (1, 2, 2), "attention_resolutions": resolutions})
+    missing = next(r for r in resolutions if r not in (8, 4, 2))
+    message = (
+        rf"^attention_resolutions has {missing}, which is the height of no level: for images of 8x16 they are 8, 4, 2; "
+        r"with \[\] only the middle attends$"
+    )
+    for use in (config.check, lambda shape: config.build(shape, 0)):
+        with pytest.raises(ValueError, match=message):
+            use((1, 8, 16))
+
+
+def test_the_default_heights_are_those_of_the_paper_of_which_small_images_have_some():
+    config = ADMConfig(channels=32, multipliers=(1, 2), head_width=32)
+    config.check((3, 16, 16))
+    assert [config.attention_levels(height) for height in (64, 16, 4)] == [{1}, {0, 1}, set()]
+    assert ADMConfig(**config.model_dump()).build((3, 4, 4), 0), "what a checkpoint says of a default stays allowed"
+
+
 @pytest.mark.parametrize("resblock_updown", [True, False])
 def test_every_cell_on_the_way_down_leaves_a_skip_for_one_on_the_way_up(resblock_updown):
     net = small(multipliers=(1, 2, 1), resblock_updown=resblock_updown)
@@ -148,7 +168,7 @@ def test_images_that_do_not_fit_are_refused_in_one_sentence():
     narrow = ADMConfig(**{**SMALL, "attention_resolutions": (8,), "head_width": 64})
     with pytest.raises(ValueError, match="head_width 64 does not divide the 32 channels of a level with attention"):
         narrow.check((3, 8, 8))
-    narrow.check((3, 4, 4))
+    narrow.check((3, 16, 8))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ OPTIONS = {
         {"channels": 64, "multipliers": (1, 1), "blocks": 1, "attention_resolutions": (8,), "resblock_updown": False},
     ],
     "ddpmpp": [SONG, {**SONG, "blocks": 2, "activation_checkpointing": True}],
-    "ncsnpp": [SONG, {**SONG, "multipliers": (1,), "fourier_scale": 0.5}],
+    "ncsnpp": [SONG, {**SONG, "multipliers": (1,), "attention_resolutions": (8,), "fourier_scale": 0.5}],
     "mlp": [{"width": 16, "depth": 2}, {"width": 8, "depth": 1}],
     "unet": [
         {"channels": 8, "multipliers": (1, 2), "attention_levels": (1,), "head_width": 8},
@@ -27,7 +27,7 @@ CASES = [
     for name in nets.names()
     for i, options in enumerate(OPTIONS.get(name, [{}]))
 ]
-SHAPES = [(3, 7, 5), (1, 8, 8), (4, 9, 16), (1, 4, 13), (3, 6, 4)]
+SHAPES = [(3, 7, 5), (1, 8, 8), (4, 9, 16), (1, 4, 13), (3, 6, 4), (3, 8, 4)]
 
 
 def fits(values, shape):

@@ -205,6 +205,17 @@ def test_each_option_changes_what_is_built(options, key):
     assert key in other
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_attention_at_a_height_that_no_level_has_is_refused(config):
+    odd = config(**{**SMALL, "attention_resolutions": (4, 16)})
+    message = r"^attention_resolutions has 16, which is the height of no level: for images of 8x12 they are 8, 4; with"
+    for use in (odd.check, lambda shape: odd.build(shape, 0)):
+        with pytest.raises(ValueError, match=message):
+            use((1, 8, 12))
+    config(**{**SMALL, "attention_resolutions": ()}).check((1, 8, 12))
+    config(multipliers=(1, 1)).check((1, 8, 8))  # the default is that of 32 pixels
+
+
 def test_attention_is_where_the_height_says_in_the_middle_and_last_on_the_way_up():
     net = DDPMppConfig(**{**SMALL, "blocks": 2}).build((1, 8, 16), 0)
     places = [name for name, module in net.named_modules() if isinstance(module, Attention)]

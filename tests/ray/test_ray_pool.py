@@ -20,7 +20,9 @@ from cmray.cluster.evaluate import EvaluatorPool
 from cmray.cluster.resources import DATA_CPUS, Capacity
 from cmray.core.errors import CheckpointError, CmrayError, DataError
 from cmray.datasets import ImageDataset
-from cmray.datasets.shards import MANIFEST, read_shards, write_shards
+from cmray.datasets.manifest import MANIFEST
+from cmray.datasets.shards import read_shards
+from cmray.datasets.whole import write_shards
 from cmray.engine.evaluator import Call, InlinePool, chunks
 from cmray.engine.session import default_device, prepare_process
 

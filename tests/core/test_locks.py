@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from cmray.cluster.locks import check_writable, locked
 from cmray.core.errors import StorageError
+from cmray.core.locks import check_writable, locked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from cmray.cluster.locks import locked
+from cmray.core.locks import locked
 with locked([Path(p) for p in sys.argv[1:]]):
     print("held", flush=True)
     sys.stdin.readline()

@@ -11,25 +11,30 @@ from pathlib import Path
 
 from cmray.core.errors import StorageError
 
+LOCK = ".lock"
+
 
 @contextmanager
-def locked(folders: Sequence[Path]) -> Iterator[None]:
+def locked(folders: Sequence[Path], hint: str = "wait for it, or give another --storage") -> Iterator[None]:
     """Holds every folder for this process. The kernel lets go when the process ends, however it ends.
+
+    Args:
+        hint: what the user can do when another process holds one.
 
     Raises:
         StorageError: another process holds one, or a folder cannot be written.
     """
     with ExitStack() as stack:
         for folder in sorted(set(folders)):
-            stack.enter_context(_one(folder))
+            stack.enter_context(_one(folder, hint))
         yield
 
 
 @contextmanager
-def _one(folder: Path) -> Iterator[None]:
+def _one(folder: Path, hint: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
+        file = (folder / LOCK).open("a+")
     except OSError as error:
         raise StorageError(f"storage folder {folder} cannot be written: {error.strerror}") from None
     with file:
@@ -40,7 +45,7 @@ def _one(folder: Path) -> Iterator[None]:
                 raise StorageError(f"{folder} cannot be locked: {error.strerror}") from None
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise StorageError(f"{folder} is in use by {holder}; wait for it, or give another --storage") from None
+            raise StorageError(f"{folder} is in use by {holder}; {hint}") from None
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

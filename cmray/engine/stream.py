@@ -1,0 +1,298 @@
+"""Batches from a dataset that is too large for memory: block after block, shuffled in windows, always in one order.
+
+In epoch e the blocks of all shards are permuted and dealt to the workers; each worker puts its blocks together to
+windows of about `shuffle_buffer` images and shuffles every window. What a worker sees is a function of (seed, rank,
+world size, position) alone, so a resumed run continues the exact sequence: it reads the window that it was in again.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cmray.core.errors import DataError
+from cmray.core.rng import numpy_generator
+from cmray.datasets.location import Location
+from cmray.datasets.manifest import Block, Manifest
+from cmray.datasets.shards import ShardReader
+
+Rows = tuple[np.ndarray, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows start <= i < stop of a block, read as one."""
+
+    block: Block
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+#: reads units in the given order; rows may come in chunks of any size
+ReadUnits = Callable[[Location, Manifest, Iterator[Unit]], Iterator[Rows]]
+
+
+def read_here(place: Location, manifest: Manifest, units: Iterator[Unit]) -> Iterator[Rows]:
+    """The simplest ReadUnits: in this process."""
+    reader = ShardReader(place, manifest)
+    for unit in units:
+        images, labels = reader.read(unit.block)
+        yield images[unit.start : unit.stop], labels[unit.start : unit.stop] if labels is not None else None
+
+
+@dataclass(frozen=True)
+class StreamedDataset:
+    """A prepared dataset that stays in its shards.
+
+    Args:
+        place: the prepared folder.
+        read: how units are read where the run trains.
+    """
+
+    place: Location
+    manifest: Manifest
+    read: ReadUnits = read_here
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.manifest.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.manifest.classes
+
+
+@dataclass(frozen=True)
+class Window:
+    epoch: int
+    number: int  # in the epoch
+    units: tuple[Unit, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(unit.rows for unit in self.units)
+
+
+class StreamOrder:
+    """Which images one worker sees, and when.
+
+    Args:
+        blocks: of the dataset.
+        seed: another seed, another order.
+        rank, world_size: this worker among all; over an epoch each image is seen by exactly one of them.
+        window_rows: images that are shuffled together.
+
+    Raises:
+        DataError: fewer images than workers.
+    """
+
+    def __init__(self, blocks: Sequence[Block], seed: int, rank: int, world_size: int, window_rows: int):
+        count = sum(block.rows for block in blocks)
+        if count < world_size:
+            raise DataError(f"{count} images cannot be streamed to {world_size} workers; give each at least one")
+        self.seed, self.rank, self.world_size, self.window_rows = seed, rank, world_size, window_rows
+        parts = 1  # of a block; more where there would be workers without any
+        while sum(min(parts, block.rows) for block in blocks) < world_size:
+            parts += 1
+        self.units = [
+            Unit(block, block.rows * i // parts, block.rows * (i + 1) // parts)
+            for block in blocks
+            for i in range(parts)
+            if block.rows * i // parts < block.rows * (i + 1) // parts
+        ]
+        self._epoch: tuple[int, list[Window]] | None = None
+
+    def windows(self, epoch: int) -> list[Window]:
+        """This worker's windows of an epoch."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            order = numpy_generator("blocks", self.seed, epoch).permutation(len(self.units))
+            windows: list[Window] = []
+            group: list[Unit] = []
+            rows = 0
+            for unit in (self.units[i] for i in order[self.rank :: self.world_size]):
+                group.append(unit)
+                rows += unit.rows
+                if rows >= self.window_rows:
+                    windows.append(Window(epoch, len(windows), tuple(group)))
+                    group, rows = [], 0
+            if group:
+                windows.append(Window(epoch, len(windows), tuple(group)))
+            self._epoch = epoch, windows
+        return self._epoch[1]
+
+    def permutation(self, window: Window) -> np.ndarray:
+        """The order in which the rows of a window are seen."""
+        generator = numpy_generator("window", self.seed, window.epoch, self.world_size, self.rank, window.number)
+        return generator.permutation(window.rows)
+
+    def locate(self, position: int) -> tuple[int, int, int]:
+        """(epoch, window, offset in the window) of this worker's position-th image from the start of training."""
+        epoch = 0
+        while True:
+            windows = self.windows(epoch)
+            rows = sum(window.rows for window in windows)
+            if position < rows:
+                break
+            position -= rows
+            epoch += 1
+        for window in windows:
+            if position < window.rows:
+                return epoch, window.number, position
+            position -= window.rows
+        raise AssertionError("unreachable")
+
+    def after(self, epoch: int, window: int) -> Iterator[Window]:
+        """Windows from a given one on, without end."""
+        while True:
+            yield from self.windows(epoch)[window:]
+            epoch, window = epoch + 1, 0
+
+
+@dataclass
+class _Filled:
+    images: np.ndarray
+    labels: np.ndarray | None
+    order: np.ndarray
+
+
+class StreamBatches:
+    """Host batches of one worker. A thread reads one window ahead of the one in use.
+
+    Args:
+        data: what to read.
+        batch_size: images per step over all workers.
+        order: this worker's.
+    """
+
+    def __init__(self, data: StreamedDataset, batch_size: int, order: StreamOrder):
+        self.data, self.batch_size, self.order = data, batch_size, order
+        self._position = -1
+        self._now: _Filled | None = None
+        self._at = 0
+        self._thread: _Ahead | None = None
+
+    def host(self, step: int, part: int, parts: int) -> Rows:
+        """(uint8 [B / parts, C, H, W], labels or None) of a part of this worker."""
+        size = self.batch_size // parts
+        mine = part - self.order.rank * (parts // self.order.world_size)
+        position = step * (self.batch_size // self.order.world_size) + mine * size
+        if position != self._position:
+            self._seek(position)
+        images = np.empty((size, *self.data.shape), np.uint8)
+        labels = np.empty(size, np.int64) if self.data.classes else None
+        filled = 0
+        while filled < size:
+            now = self._current()
+            rows = now.order[self._at : self._at + size - filled]
+            images[filled : filled + len(rows)] = now.images[rows]
+            if labels is not None:
+                assert now.labels is not None
+                labels[filled : filled + len(rows)] = now.labels[rows]
+            filled += len(rows)
+            self._at += len(rows)
+        self._position = position + size
+        return images, labels
+
+    def _current(self) -> _Filled:
+        if self._now is None or self._at == len(self._now.order):
+            assert self._thread is not None
+            self._now = None  # its memory goes before the next is asked for
+            self._now, self._at = self._thread.next(), 0
+        return self._now
+
+    def _seek(self, position: int) -> None:
+        self.close()
+        epoch, window, offset = self.order.locate(position)
+        self._thread = _Ahead(self.data, self.order, epoch, window)
+        self._now, self._at = self._thread.next(), offset
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.stop()
+        self._thread, self._now, self._position = None, None, -1
+
+
+class _Ahead:
+    """Fills windows in a thread; at most one waits to be taken."""
+
+    def __init__(self, data: StreamedDataset, order: StreamOrder, epoch: int, window: int):
+        self._data, self._order = data, _copy(order)
+        self._ready: queue.Queue[_Filled | BaseException] = queue.Queue()
+        self._room = threading.Semaphore(1)
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, args=(epoch, window), daemon=True, name="cmray-stream")
+        self._thread.start()
+
+    def next(self) -> _Filled:
+        """The next window. Raises what reading raised."""
+        found = self._ready.get()
+        if isinstance(found, BaseException):
+            raise found
+        self._room.release()
+        return found
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._room.release()
+        self._thread.join(timeout=30)
+
+    def _run(self, epoch: int, window: int) -> None:
+        rows: Any = None
+        try:
+            data, order = self._data, self._order
+            units = (unit for each in _copy(order).after(epoch, window) for unit in each.units)
+            rows = data.read(data.place, data.manifest, units)
+            chunks = _Chunks(rows)
+            for each in order.after(epoch, window):
+                self._room.acquire()
+                if self._stopped:
+                    return
+                images = np.empty((each.rows, *data.shape), np.uint8)
+                labels = np.empty(each.rows, np.int64) if data.classes else None
+                chunks.fill(images, labels)
+                self._ready.put(_Filled(images, labels, order.permutation(each)))
+        except BaseException as error:
+            self._ready.put(error)
+        finally:
+            if rows is not None and hasattr(rows, "close"):
+                rows.close()
+
+
+def _copy(order: StreamOrder) -> StreamOrder:
+    """The same order with a memory of its own: two readers at different epochs would make each other slow."""
+    out = StreamOrder.__new__(StreamOrder)
+    out.__dict__.update(order.__dict__)
+    return out
+
+
+class _Chunks:
+    """Regroups chunks of rows."""
+
+    def __init__(self, rows: Iterator[Rows]):
+        self._rows = rows
+        self._left: Rows | None = None
+
+    def fill(self, images: np.ndarray, labels: np.ndarray | None) -> None:
+        done = 0
+        while done < len(images):
+            pixels, told = self._left or next(self._rows)
+            take = min(len(pixels), len(images) - done)
+            images[done : done + take] = pixels[:take]
+            if labels is not None:
+                assert told is not None
+                labels[done : done + take] = told[:take]
+            done += take
+            rest = None if take == len(pixels) else (pixels[take:], told[take:] if told is not None else None)
+            self._left = rest

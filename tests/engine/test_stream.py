@@ -1,0 +1,309 @@
+"""Streamed data: every image once an epoch whatever the number of workers, in an order that a resumed run continues."""
+
+import itertools
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_run import CPU, checkpoint, digits, go, small
+
+from cmray.config.checkpoint_facts import read_checkpoint_facts
+from cmray.core.errors import DataError
+from cmray.datasets import ImageDataset
+from cmray.datasets.location import Location
+from cmray.datasets.manifest import Block, Manifest
+from cmray.datasets.mapped import map_shards
+from cmray.datasets.whole import write_shards
+from cmray.engine.batches import ArrayBatches, Batches, all_images, open_batches
+from cmray.engine.session import PlainSession
+from cmray.engine.stream import StreamBatches, StreamedDataset, StreamOrder
+
+
+def numbered(count: int, classes: int = 0) -> ImageDataset:
+    """Images whose pixels are their number."""
+    images = np.zeros((count, 1, 1, 2), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
+    labels = np.arange(count) % classes if classes else None
+    return ImageDataset("numbered", "all", "a test", images, labels, tuple(map(str, range(classes))))
+
+
+def numbers(images: np.ndarray) -> list[int]:
+    return (images[:, 0, 0, 0].astype(int) + 256 * images[:, 0, 0, 1].astype(int)).tolist()
+
+
+def streamed(folder: Path, data: ImageDataset, shards: int) -> StreamedDataset:
+    return StreamedDataset(Location(folder), write_shards(data, folder, shards))
+
+
+def blocks_of(sizes: list[int]) -> list[Block]:
+    firsts = np.cumsum([0, *sizes])
+    return [Block(i, 0, int(first), rows) for i, (first, rows) in enumerate(zip(firsts, sizes, strict=False))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    world=st.integers(1, 5),
+    window=st.integers(1, 40),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_an_epoch_is_the_dataset_for_any_number_of_workers(sizes, world, window, seed, epoch):
+    if sum(sizes) < world:
+        with pytest.raises(DataError, match=f"{sum(sizes)} images cannot be streamed to {world} workers"):
+            StreamOrder(blocks_of(sizes), seed, 0, world, window)
+        return
+    seen = []
+    for rank in range(world):
+        order = StreamOrder(blocks_of(sizes), seed, rank, world, window)
+        windows = order.windows(epoch)
+        assert windows, "no worker is without images"
+        assert all(w.rows < window + max(sizes) for w in windows)
+        for each in windows:
+            rows = [u.block.first + i for u in each.units for i in range(u.start, u.stop)]
+            seen += [rows[i] for i in order.permutation(each)]
+    assert Counter(seen) == Counter(range(sum(sizes)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    window=st.integers(1, 20),
+    positions=st.lists(st.integers(0, 200), min_size=1, max_size=5),
+)
+def test_a_position_is_the_same_wherever_the_walk_to_it_began(sizes, window, positions):
+    order = StreamOrder(blocks_of(sizes), 7, 0, 1, window)
+    steps = ((each.epoch, each.number, offset) for each in order.after(0, 0) for offset in range(each.rows))
+    walk = list(itertools.islice(steps, 201))
+    for position in positions:
+        assert order.locate(position) == walk[position]
+
+
+def test_two_runs_of_a_seed_see_the_same_and_another_seed_does_not(tmp_path):
+    data = streamed(tmp_path / "set", numbered(300, classes=3), 7)
+
+    def epoch(seed: int) -> list[int]:
+        rows = StreamBatches(data, 30, StreamOrder(data.manifest.blocks(), seed, 0, 1, 64))
+        seen = [rows.host(step, 0, 1) for step in range(10)]
+        rows.close()
+        for images, labels in seen:
+            assert labels.tolist() == [n % 3 for n in numbers(images)], "labels stay with their images"
+        return [n for images, _ in seen for n in numbers(images)]
+
+    assert epoch(0) == epoch(0)
+    assert epoch(0) != epoch(1)
+    assert Counter(epoch(1)) == Counter(range(300))
+
+
+def test_the_next_epoch_has_another_order_and_blocks_are_mixed(tmp_path):
+    data = streamed(tmp_path / "set", numbered(300), 10)
+    rows = StreamBatches(data, 300, StreamOrder(data.manifest.blocks(), 0, 0, 1, 100))
+    first, second = (numbers(rows.host(step, 0, 1)[0]) for step in range(2))
+    rows.close()
+    assert Counter(first) == Counter(second) == Counter(range(300))
+    assert first != second
+    assert len({n // 30 for n in first[:20]}) > 2, "the first batch mixes the blocks of its window"
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    workers=st.integers(1, 3),
+    accumulate=st.integers(1, 2),
+    window=st.integers(1, 70),
+    steps=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+)
+def test_a_batch_depends_on_its_step_alone(small_set, workers, accumulate, window, steps):
+    """Any walk over steps gives what a fresh reader gives: so a resumed run goes on exactly where it was."""
+    parts, batch = workers * accumulate, 6 * workers * accumulate
+    for rank in range(workers):
+        order = StreamOrder(small_set.manifest.blocks(), 3, rank, workers, window)
+        used = StreamBatches(small_set, batch, order)
+        for step in steps:
+            for part in range(rank * accumulate, (rank + 1) * accumulate):
+                fresh = StreamBatches(small_set, batch, order)
+                assert numbers(used.host(step, part, parts)[0]) == numbers(fresh.host(step, part, parts)[0])
+                fresh.close()
+        used.close()
+    assert not [t for t in threading.enumerate() if t.name == "cmray-stream"], "closing ends the threads"
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory) -> StreamedDataset:
+    return streamed(tmp_path_factory.mktemp("small") / "set", numbered(101), 5)
+
+
+def test_workers_in_step_see_every_image_once_an_epoch(small_set):
+    """100 images a worker and epoch would be 25 steps of 4; here the shares are unequal, and nothing is dropped."""
+    seen: Counter[int] = Counter()
+    for rank in range(3):
+        order = StreamOrder(small_set.manifest.blocks(), 0, rank, 3, 16)
+        mine = sum(window.rows for window in order.windows(0))
+        rows = StreamBatches(small_set, 3, order)
+        seen.update(n for step in range(mine) for n in numbers(rows.host(step, rank, 3)[0]))
+        rows.close()
+    assert seen == Counter(range(101))
+
+
+def test_a_batch_larger_than_the_dataset(tmp_path):
+    data = streamed(tmp_path / "set", numbered(5), 2)
+    rows = StreamBatches(data, 20, StreamOrder(data.manifest.blocks(), 0, 0, 1, 100))
+    assert Counter(numbers(rows.host(0, 0, 1)[0])) == Counter(list(range(5)) * 4)
+    rows.close()
+
+
+def test_a_shard_that_goes_missing_ends_the_run_with_its_name(tmp_path):
+    data = streamed(tmp_path / "set", numbered(50), 5)
+    (tmp_path / "set" / data.manifest.shards[3].file).unlink()
+    rows = StreamBatches(data, 10, StreamOrder(data.manifest.blocks(), 0, 0, 1, 10))
+    with pytest.raises(DataError, match=r"shard-00003\.parquet cannot be read"):
+        [rows.host(step, 0, 1) for step in range(5)]
+    rows.close()
+
+
+# ---------------------------------------------------------------- training
+
+STREAM = {"data.feed": "stream", "data.shuffle_buffer": 100, "train.steps": 12, "train.checkpoint_every": 4}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Path, Manifest]:
+    folder = tmp_path_factory.mktemp("prepared") / "digits"
+    return folder, write_shards(digits(), folder, 9)
+
+
+class Interrupted(PlainSession):
+    """Asked to stop at a step."""
+
+    def __init__(self, at: int):
+        super().__init__(CPU)
+        self.left = at
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def weights(folder: Path) -> dict[str, str]:
+    return read_checkpoint_facts(checkpoint(folder)).files
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_a_streamed_run_that_was_interrupted_ends_with_the_same_bits(tmp_path, prepared, stop):
+    data = StreamedDataset(Location(prepared[0]), prepared[1])
+    run = small(STREAM)
+    go(run, tmp_path / "whole", data=data)
+    notes: list[str] = []
+    outcome = go(run, tmp_path / "parts", data=data, session=Interrupted(stop))
+    assert (outcome.status, outcome.step) == ("stopped", stop)
+    go(run, tmp_path / "parts", data=data, warn=notes.append)
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+    assert len(notes) == 1
+    assert "streaming goes on in epoch 1, window" in notes[0]
+    assert "read again, not trained on again" in notes[0]
+
+
+def test_the_window_counts(tmp_path, prepared):
+    data = StreamedDataset(Location(prepared[0]), prepared[1])
+    for window in (100, 700):
+        go(small({**STREAM, "data.shuffle_buffer": window}), tmp_path / str(window), data=data)
+    assert weights(tmp_path / "100") != weights(tmp_path / "700")
+
+
+def test_data_in_memory_has_nothing_to_say_on_resuming(tmp_path):
+    notes: list[str] = []
+    go(small({"train.steps": 4}), tmp_path, session=Interrupted(2))
+    go(small({"train.steps": 4}), tmp_path, warn=notes.append)
+    assert notes == []
+
+
+def test_another_number_of_workers_goes_on_and_says_what_it_means(tmp_path, prepared):
+    data = StreamedDataset(Location(prepared[0]), prepared[1])
+    go(small(STREAM), tmp_path, data=data, session=Interrupted(4))
+    facts = checkpoint(tmp_path) / "meta.json"
+    text = facts.read_text()
+    assert '"workers": 1' in text
+    facts.write_text(text.replace('"workers": 1', '"workers": 2'))  # as two workers would have left it
+    notes: list[str] = []
+    assert go(small(STREAM), tmp_path, data=data, warn=notes.append).status == "finished"
+    assert notes == [
+        "streaming goes on in epoch 1, window 1; 2 workers trained it before and 1 do now, so this epoch is dealt out "
+        "anew: some of its images may come twice and some not at all"
+    ]
+
+
+def test_a_mapped_dataset_trains_to_the_same_bits_as_one_in_memory(tmp_path, prepared):
+    mapped = map_shards(*prepared, tmp_path / "cache")
+    again = map_shards(*prepared, tmp_path / "cache")
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [mapped.path.name], "nothing else is left"
+    data = again.open()
+    assert not data.images.flags.writeable
+    assert np.array_equal(data.images, digits().images)
+    assert np.array_equal(data.labels, digits().labels)
+    go(small(), tmp_path / "mapped", data=data)
+    go(small(), tmp_path / "resident")
+    assert weights(tmp_path / "mapped") == weights(tmp_path / "resident")
+
+
+def test_a_mapped_file_that_was_cut_off_is_one_line(tmp_path, prepared):
+    mapped = map_shards(*prepared, tmp_path)
+    whole = mapped.path.read_bytes()
+    mapped.path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"\.arrow cannot be mapped: .*; remove it"):
+        mapped.open()
+
+
+def test_references_see_all_images_in_order_however_they_are_kept(prepared):
+    data = StreamedDataset(Location(prepared[0]), prepared[1])
+    assert np.array_equal(np.concatenate(list(all_images(data))), digits().images)
+    assert np.array_equal(np.concatenate(list(all_images(digits()))), digits().images)
+
+
+# ---------------------------------------------------------------- on the device
+
+
+def test_flips_mirror_half_of_the_images_by_seed_step_and_part():
+    data = ArrayBatches(digits(), 256, 0)
+    plain, flipping = Batches(data, 0, CPU), Batches(data, 0, CPU, flip=True)
+
+    def mirrored(batches: Batches, *where: int) -> list[bool]:
+        straight, _ = plain.batch(*where)
+        x0, _ = batches.batch(*where)
+        out = []
+        for a, b in zip(straight, x0, strict=True):
+            assert torch.equal(b, a) or torch.equal(b, a.flip(-1))
+            out.append(not torch.equal(b, a))
+        return out
+
+    one = mirrored(flipping, 0, 0, 1)
+    assert 90 < sum(one) < 166, "a fair coin: 128 +- 4.75 standard deviations"
+    assert one == mirrored(flipping, 0, 0, 1)
+    assert one != mirrored(flipping, 1, 0, 1)
+    assert one != mirrored(Batches(data, 1, CPU, flip=True), 0, 0, 1)
+    assert mirrored(flipping, 0, 0, 2) != mirrored(flipping, 0, 1, 2)
+
+
+def test_dequantisation_fills_the_levels_and_keeps_the_image():
+    data = ArrayBatches(digits(), 512, 0)
+    pixels, _ = data.host(0, 0, 1)
+    x0, _ = Batches(data, 0, CPU, dequantize=True).batch(0, 0, 1)
+    within = (x0 + 1) * 128 - torch.from_numpy(pixels)
+    assert x0.min() >= -1
+    assert x0.max() < 1
+    assert within.min() >= 0
+    assert within.max() <= 1
+    assert abs(float(within.mean()) - 0.5) < 0.01
+    assert within.std() == pytest.approx(12**-0.5, abs=0.005)
+
+
+def test_open_batches_takes_flip_dequantize_and_window_from_the_run(prepared):
+    data = StreamedDataset(Location(prepared[0]), prepared[1])
+    run = small({**STREAM, "data.flip": True, "data.dequantize": True})
+    batches = open_batches(run, data, PlainSession(CPU))
+    assert (batches.flip, batches.dequantize) == (True, True)
+    assert batches.rows.order.window_rows == 100
+    batches.close()
