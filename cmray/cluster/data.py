@@ -10,22 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from cmray.cluster.reader import FAILED, Reader
 from cmray.config.run import DataConfig
 from cmray.core.errors import DataError
 from cmray.datasets import ImageDataset
 from cmray.datasets.location import Location
 from cmray.datasets.manifest import Manifest, read_manifest, verify_shards
 from cmray.datasets.mapped import MappedDataset, map_shards
-from cmray.datasets.shards import ShardReader, collect
+from cmray.datasets.shards import ShardReader, Unit, collect, rows_of
 from cmray.engine.batches import TrainingData
-from cmray.engine.stream import Rows, StreamedDataset, Unit
+from cmray.engine.stream import Rows, StreamedDataset
 
 #: units of one execution of a Ray Data plan, and of one of its tasks
 SEGMENT, PER_TASK = 4_096, 16
 #: logical CPUs of a reading task: several runs stream at once through the one CPU that is left to Ray Data
 READ_CPUS = 0.25
-#: stands for the index of a row where a unit could not be read
-FAILED = -1
+#: tasks of one stream at once; each new process of Ray's takes a second of a core to start
+READERS = 2
 
 
 def training_data(folder: Location, config: DataConfig, cache: Path) -> TrainingData | MappedDataset:
@@ -85,8 +86,8 @@ def _batches(place: Location, manifest: Manifest, units: Sequence[Unit]) -> Iter
     _set_up(max(32 * 2**20, 8 * max(unit.rows for unit in units) * int(np.prod(manifest.shape))))
     # items, not a range: a range is made by tasks of one whole CPU, which trials may leave none of
     positions = ray.data.from_items(list(range(len(units))), override_num_blocks=-(-len(units) // PER_TASK))
-    read: Any = _Read(place, manifest, tuple(units))
-    rows = positions.map_batches(read, batch_size=1, num_cpus=READ_CPUS, zero_copy_batch=True)
+    read: Any = Reader(place, manifest, tuple(units))
+    rows = positions.map_batches(read, batch_size=1, num_cpus=READ_CPUS, concurrency=READERS, zero_copy_batch=True)
     batches: Any = rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
     yield from _in_order(batches, place, manifest, units)
 
@@ -113,37 +114,9 @@ def _in_order(
             if stop < len(batch["index"]):
                 at = int(np.searchsorted(starts, seen, side="right")) - 1
                 seen += units[at].rows
-                yield _rows(ShardReader(place, manifest), units[at])
+                yield rows_of(ShardReader(place, manifest), units[at])
     if seen != starts[-1]:
         raise DataError(f"{place}: Ray Data gave {seen} rows, not {starts[-1]}")
-
-
-def _rows(reader: ShardReader, unit: Unit) -> dict[str, np.ndarray]:
-    """A unit as columns. Raises DataError."""
-    images, labels = reader.read(unit.block)
-    first = unit.block.first
-    rows = {
-        "index": np.arange(first + unit.start, first + unit.stop),
-        "image": images[unit.start : unit.stop],
-    }
-    return rows if labels is None else {**rows, "label": labels[unit.start : unit.stop]}
-
-
-class _Read:
-    """Reads one unit in a Ray task."""
-
-    def __init__(self, place: Location, manifest: Manifest, units: tuple[Unit, ...]):
-        self.place, self.manifest, self.units = place, manifest, units
-        self._reader: ShardReader | None = None
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        self._reader = self._reader or ShardReader(self.place, self.manifest)
-        try:
-            return _rows(self._reader, self.units[int(batch["item"][0])])
-        except DataError:  # Ray would wrap it beyond recognition
-            image = np.zeros((1, *self.manifest.shape), np.uint8)
-            row = {"index": np.array([FAILED]), "image": image}
-            return {**row, "label": np.zeros(1, np.int64)} if self.manifest.classes else row
 
 
 def _set_up(store_bytes: int) -> None:

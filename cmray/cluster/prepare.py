@@ -44,8 +44,8 @@ class _RayMapper:
     def __call__(self, make: Callable[[tuple[int, int]], Piece], ranges: Iterable[tuple[int, int]]) -> Iterator[Piece]:
         import ray
 
-        maker = ray.put(make)  # the source crosses once per node
-        task = ray.remote(num_cpus=1)(_make)
+        maker = ray.put(work)  # the source crosses once per node
+        task = ray.remote(num_cpus=1)(make)
         waiting: deque[ray.ObjectRef] = deque()
         try:
             for span in ranges:
@@ -57,10 +57,6 @@ class _RayMapper:
         finally:
             for reference in waiting:
                 ray.cancel(reference)
-
-
-def _make(make: Callable[[tuple[int, int]], Piece], span: tuple[int, int]) -> Piece:
-    return make(span)
 
 
 def _result(reference: object) -> Piece:

@@ -64,9 +64,7 @@ def _named(name: str, storage: Path) -> DataFacts:
     if folder.exists():
         return _facts(read_manifest(folder), folder)
     if not config.embedded:
-        raise DataError(
-            f"{name} does not come with cmray: `cmray data prepare {name} --out DIR`, then data.path DIR"
-        )
+        raise DataError(f"{name} does not come with cmray: `cmray data prepare {name} --out DIR`, then data.path DIR")
     dataset = load_whole(config)
     return DataFacts(
         dataset.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,19 @@ def group_rows(shape: Sequence[int]) -> int:
 def default_window(shape: Sequence[int], count: int) -> int:
     """Images of a window of about 96 MiB, at most the dataset."""
     return int(min(count, max(1_024, WINDOW_BYTES // int(np.prod(shape)))))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows start <= i < stop of a block, read as one."""
+
+    block: Block
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
 
 
 class ShardReader:
@@ -79,6 +93,11 @@ class ShardReader:
                 name = self.manifest.shards[block.shard].file
                 raise DataError(f"{self.place}/{name}: image {block.first + i} cannot be decoded: {error}") from None
         return images, labels
+
+    def read_unit(self, unit: Unit) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `read`, of a part of a block. Raises DataError."""
+        images, labels = self.read(unit.block)
+        return images[unit.start : unit.stop], labels[unit.start : unit.stop] if labels is not None else None
 
     def stored(self, block: Block) -> tuple[Images, np.ndarray | None]:
         """The rows of a block, images as they are stored: pixels, or encoded bytes. Raises DataError."""
@@ -132,10 +151,10 @@ def collect(manifest: Manifest, batches: Iterable[dict[str, np.ndarray]]) -> Ima
     return dataset
 
 
-def rows_of(reader: ShardReader, block: Block) -> dict[str, np.ndarray]:
-    """A block as the columns that `collect` takes."""
-    images, labels = reader.read(block)
-    rows = {"index": np.arange(block.first, block.first + block.rows), "image": images}
+def rows_of(reader: ShardReader, unit: Unit) -> dict[str, np.ndarray]:
+    """A unit as the columns that `collect` takes. Raises DataError."""
+    images, labels = reader.read_unit(unit)
+    rows = {"index": np.arange(unit.block.first + unit.start, unit.block.first + unit.stop), "image": images}
     return rows if labels is None else {**rows, "label": labels}
 
 
@@ -144,4 +163,4 @@ def read_shards(folder: str | Path | Location) -> ImageDataset:
     manifest = read_manifest(folder)
     verify_shards(folder, manifest, rehash=True)
     reader = ShardReader(folder, manifest)
-    return collect(manifest, (rows_of(reader, block) for block in manifest.blocks()))
+    return collect(manifest, (rows_of(reader, Unit(block, 0, block.rows)) for block in manifest.blocks()))

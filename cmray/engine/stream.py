@@ -19,22 +19,9 @@ from cmray.core.errors import DataError
 from cmray.core.rng import numpy_generator
 from cmray.datasets.location import Location
 from cmray.datasets.manifest import Block, Manifest
-from cmray.datasets.shards import ShardReader
+from cmray.datasets.shards import ShardReader, Unit
 
 Rows = tuple[np.ndarray, np.ndarray | None]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Rows start <= i < stop of a block, read as one."""
-
-    block: Block
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
 
 
 #: reads units in the given order; rows may come in chunks of any size
@@ -45,8 +32,7 @@ def read_here(place: Location, manifest: Manifest, units: Iterator[Unit]) -> Ite
     """The simplest ReadUnits: in this process."""
     reader = ShardReader(place, manifest)
     for unit in units:
-        images, labels = reader.read(unit.block)
-        yield images[unit.start : unit.stop], labels[unit.start : unit.stop] if labels is not None else None
+        yield reader.read_unit(unit)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+"""What Ray's reading and decoding tasks run. It imports no torch, so that their processes start quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cmray.core.errors import DataError
+from cmray.datasets.location import Location
+from cmray.datasets.manifest import Manifest
+from cmray.datasets.shards import ShardReader, Unit, rows_of
+
+
+def make(work: Callable[[tuple[int, int]], Any], span: tuple[int, int]) -> Any:
+    """One piece of a preparation."""
+    return work(span)
+
+
+#: stands for the index of a row where a unit could not be read
+FAILED = -1
+
+
+class Reader:
+    """Reads one unit in a Ray task."""
+
+    def __init__(self, place: Location, manifest: Manifest, units: tuple[Unit, ...]):
+        self.place, self.manifest, self.units = place, manifest, units
+        self._reader: ShardReader | None = None
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        self._reader = self._reader or ShardReader(self.place, self.manifest)
+        try:
+            return rows_of(self._reader, self.units[int(batch["item"][0])])
+        except DataError:  # Ray would wrap it beyond recognition
+            image = np.zeros((1, *self.manifest.shape), np.uint8)
+            row = {"index": np.array([FAILED]), "image": image}
+            return {**row, "label": np.zeros(1, np.int64)} if self.manifest.classes else row
