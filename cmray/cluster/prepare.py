@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from cmray.cluster.connect import connected
+from cmray.cluster.reader import make
 from cmray.datasets.manifest import Manifest
 from cmray.datasets.prepare import Piece, Preparation, one_after_the_other
 
@@ -41,7 +42,7 @@ class _RayMapper:
     def __init__(self, cpus: int):
         self.ahead = 2 * max(1, cpus)
 
-    def __call__(self, make: Callable[[tuple[int, int]], Piece], ranges: Iterable[tuple[int, int]]) -> Iterator[Piece]:
+    def __call__(self, work: Callable[[tuple[int, int]], Piece], ranges: Iterable[tuple[int, int]]) -> Iterator[Piece]:
         import ray
 
         maker = ray.put(work)  # the source crosses once per node
