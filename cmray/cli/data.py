@@ -242,6 +242,7 @@ def _first_images(folder: str, manifest: Manifest, count: int) -> Any:
 
 def _facts(manifest: Manifest, verified: bool, picture: Path | None) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     by_channel = ", ".join(
@@ -264,5 +265,5 @@ def _facts(manifest: Manifest, verified: bool, picture: Path | None) -> Any:
         "prepared by": f"cmray {manifest.cmray_version}",
         **({"picture": str(picture)} if picture else {}),
     }.items():
-        table.add_row(f"[bold]{key}[/]", value)
+        table.add_row(f"[bold]{key}[/]", Text(value, overflow="fold"))
     return table

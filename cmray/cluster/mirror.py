@@ -64,7 +64,7 @@ class Mirror:
 
     def _dataset(self, trial: TrialRecord, storage: Path) -> None:
         data = trial.config.get("data") or {}
-        folder = storage / "datasets" / data["name"] if data.get("name") else Path(data.get("path") or "")
+        folder = storage / "datasets" / data["name"] if data.get("name") else data.get("path") or "."
         try:
             manifest = read_manifest(folder)
         except DataError:  # not prepared yet; the next call finds it

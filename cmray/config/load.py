@@ -109,7 +109,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
         raise ConfigError(f"{shown}: extends: a file name or a list of them is allowed, found {extends!r}")
     for section, key in (("teacher", "experiment"), ("teacher", "checkpoint"), ("data", "path")):
         node = values.get(section)
-        if isinstance(node, dict) and isinstance(node.get(key), str):
+        if isinstance(node, dict) and isinstance(node.get(key), str) and "://" not in node[key]:
             try:
                 node[key] = str(path.parent / Path(node[key]).expanduser())
             except RuntimeError as error:
