@@ -93,8 +93,10 @@ class TrainState:
         drops = net.training and getattr(self.run.net, "dropout", 0) > 0
         forward: Any = net
         if self.run.train.compile:
-            # the eager random numbers, so that masks are the same with and without gradients
-            forward = torch.compile(net, options={"fallback_random": True} if drops else None)
+            # the eager random numbers, so that masks are the same with and without gradients; where activations are
+            # computed twice these are not reproduced, but the compiler's own are
+            eager = drops and not getattr(self.run.net, "activation_checkpointing", False)
+            forward = torch.compile(net, options={"fallback_random": True} if eager else None)
 
         def raw(x: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
             if drops:

@@ -101,6 +101,7 @@ class ProgressiveDistillation(Objective):
         super().__init__(context)
         self.config: Any = config
         self.distance = self.config.distance.build(context.device)
+        self._fine: tuple[int, Tensor] = (0, torch.empty(0))
 
     def num_sigmas_at(self, step: int) -> int:
         return self.config.num_sigmas.num_sigmas_at(step, self.context.steps)
@@ -108,7 +109,10 @@ class ProgressiveDistillation(Objective):
     def levels(self, step: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(sigma_lo, the middle, sigma_hi) [B]: neighbours on the student's grid and the teacher's point between."""
         c, n = self.context, self.num_sigmas_at(step)
-        fine = torch.from_numpy(karras_sigmas(2 * n - 1, c.sigma_min, c.sigma_max, c.rho)).float().to(c.device)
+        if self._fine[0] != n:  # moved once a stage, not at every step
+            fine = torch.from_numpy(karras_sigmas(2 * n - 1, c.sigma_min, c.sigma_max, c.rho)).float().to(c.device)
+            self._fine = (n, fine)
+        fine = self._fine[1]
         index = 2 * uniform_index(batch, n, generator)
         return fine[index], fine[index + 1], fine[index + 2]
 

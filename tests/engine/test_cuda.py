@@ -56,9 +56,9 @@ def device(request) -> torch.device:
     return torch.device(request.param)
 
 
-def on(place: str, *values, slow=False, more=()):
+def on(place: str, *values, slow=False):
     """Test parameters for one device."""
-    marks = [*(needs_gpu if place != "cpu" else ()), *([pytest.mark.slow] if slow else ()), *more]
+    marks = [*(needs_gpu if place != "cpu" else ()), *([pytest.mark.slow] if slow else ())]
     return pytest.param(torch.device(place), *values, marks=marks, id="-".join([place, *values]))
 
 
@@ -182,13 +182,10 @@ def test_student_and_target_see_the_same_mask_and_every_step_and_part_another(de
     assert all(a.device == device for a in firsts)
 
 
-OTHER_MASKS = pytest.mark.xfail(
-    strict=True, reason="compiled, a network that computes activations twice draws other masks for gradients"
-)
 WHOLE = [
     *(on("cpu", n, v, c) for n in ("adm", "ddpmpp") for v in ("fp32", "bf16") for c in ("once", "twice")),
     on("cpu", "ddpmpp", "compile", "once", slow=True),
-    on("cpu", "ddpmpp", "compile", "twice", slow=True, more=[OTHER_MASKS]),
+    on("cpu", "ddpmpp", "compile", "twice", slow=True),
     *(on("cuda:0", n, v, c) for n in ("adm", "ddpmpp") for v in VARIANTS for c in ("once", "twice")),
 ]
 
