@@ -86,8 +86,9 @@ def prepare(
     given = {key: value for key, value in (("source", source), ("split", split)) if value is not None}
     config = _dataset(name, given)
     options = {"crop": crop, "size": size, "channels": channels, "background": background, "encoding": encoding}
-    rule = _rule(config, options)
-    preparation = Preparation(config.open(), rule, out, shards, max_bad)
+    _rule(config.usual_rule, options)  # options that contradict each other are told before anything is read
+    source_images = config.open()
+    preparation = Preparation(source_images, _rule(config.rule_for(source_images), options), out, shards, max_bad)
     if preparation.progress.shards:
         errors.print(f"going on after {preparation.progress.position:,} of {preparation.count:,} images")
     with _bar(preparation.count) as done:
@@ -122,7 +123,7 @@ def _dataset(name: str, given: Mapping[str, Any]) -> DatasetConfig:
         raise ConfigError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
 
 
-def _rule(config: DatasetConfig, options: Mapping[str, Any]) -> Any:
+def _rule(usual: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """What images are made into: the dataset's usual rule with the options that were given. Raises ConfigError."""
     from pydantic import ValidationError
 
@@ -131,7 +132,7 @@ def _rule(config: DatasetConfig, options: Mapping[str, Any]) -> Any:
 
     given = {key: value for key, value in options.items() if value is not None}
     try:
-        return ImageRule.model_validate({**config.usual_rule, **given})
+        return ImageRule.model_validate({**usual, **given})
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")

@@ -24,6 +24,10 @@ class DatasetConfig(ComponentConfig):
     #: fields of ImageRule in which this dataset's usual form differs from the defaults
     usual_rule: ClassVar[dict[str, Any]] = {}
 
+    def rule_for(self, source: ImageSource) -> dict[str, Any]:
+        """`usual_rule` for what was opened."""
+        return self.usual_rule
+
     def open(self) -> ImageSource:
         """Its images, ready to be read. Raises DataError when they are not there."""
         raise TypeError(f"{type(self).__name__} does not define open")

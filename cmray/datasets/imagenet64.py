@@ -37,6 +37,10 @@ class ImageNet64(SourceConfig):
 
     usual_rule: ClassVar[dict[str, Any]] = {"crop": "adm", "size": 64, "channels": 3}
 
+    def rule_for(self, source: ImageSource) -> dict[str, Any]:
+        # the 32 and 16 px batches keep their size
+        return {**self.usual_rule, "size": source.size} if isinstance(source, NpzBatches) else self.usual_rule
+
     def open(self) -> ImageSource:
         source = self.existing_source()
         if source.is_file() and source.name in itertools.chain(*BATCHES.values()):

@@ -52,7 +52,7 @@ def write_shards(dataset: ImageDataset, out: Path, num_shards: int) -> Manifest:
 def load_whole(config: DatasetConfig) -> ImageDataset:
     """A dataset in memory without shards, in its usual form. Raises DataError."""
     source = config.open()
-    resolved = resolve(ImageRule.model_validate({**config.usual_rule, "encoding": "raw"}), source)
+    resolved = resolve(ImageRule.model_validate({**config.rule_for(source), "encoding": "raw"}), source)
     piece = make_piece(source, resolved, (0, len(source)))
     if piece.bad:
         raise DataError(f"{piece.bad[0].where}: {piece.bad[0].reason}")

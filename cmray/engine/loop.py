@@ -71,6 +71,8 @@ def train(
         write_config(folder, run)
         found = newest_checkpoint(saved, warn)
     found = from_rank0(found, session)
+    if run.train.compile:
+        torch.compiler.reset()  # a process that trained others before would run into torch's limit of compilations
     state = TrainState(run, data.shape, len(data.classes), teacher, session)
     if found is not None:
         state.load(*found)  # type: ignore[misc]

@@ -16,8 +16,9 @@ from source_checks import (
 )
 
 from cmray.core.errors import CmrayError
-from cmray.datasets import imagenet64
+from cmray.datasets import datasets, imagenet64
 from cmray.datasets.source import Bad
+from cmray.datasets.whole import load_whole
 
 RNG = np.random.default_rng(0)
 
@@ -136,3 +137,14 @@ def test_imagenet_from_folders_of_photos(tmp_path):
         assert labels_of(source) == [0, 0, 1]
         check_contract(source)
     assert "has the folder train, but no folder val" in complaint("imagenet64", source=tmp_path, split="val")
+
+
+def test_smaller_batches_keep_their_size(tmp_path):
+    rng = np.random.default_rng(0)
+    data, labels = rng.integers(0, 256, (3, 3 * 32 * 32), dtype=np.uint8), np.array([1, 2, 1000])
+    np.savez(tmp_path / "val_data.npz", data=data, labels=labels)
+    config = datasets.parse({"name": "imagenet64", "source": tmp_path, "split": "val"})
+    whole = load_whole(config)
+    assert whole.name == "imagenet32"
+    assert np.array_equal(whole.images, data.reshape(3, 3, 32, 32))
+    assert whole.labels.tolist() == [0, 1, 999]
