@@ -254,7 +254,7 @@ def resident_memory(bench: Bench) -> None:
     import ray
 
     tiny = bench.folder / "tiny"
-    Preparation(datasets.parse("digits").open(), ImageRule(), tiny, None).run()
+    Preparation(datasets.parse("digits").open(), ImageRule.model_validate({}), tiny, None).run()
     raw, manifest, sizes = bench.manifest.nbytes, bench.manifest, partial(worker_sizes, bench.run())
     with connected(None, raw):
         fresh = memory()
@@ -339,8 +339,7 @@ def waiting(bench: Bench) -> None:
     import ray
 
     every = 4 if bench.manifest.shape[1] >= 32 else 50
-    steps = {"batch_size": 64, "steps": 3 * every, "log_every": every, "checkpoint_every": 3 * every}
-    run = bench.run(**steps)
+    run = bench.run(batch_size=64, steps=3 * every, log_every=every, checkpoint_every=3 * every)
     rows = []
     with connected(None, bench.manifest.nbytes):
         ways = {"resident": lambda: resident_dataset(bench.place, bench.manifest), "stream": bench.streamed}

@@ -123,7 +123,7 @@ def worker_sizes(run: RunConfig, box: Sequence[Any], rank: int = 0) -> Iterator[
     """Batches as a trial's worker takes them. `box` holds the object store's reference to the dataset."""
     import ray
 
-    data = ray.get(box[0])
+    data: Any = ray.get(box[0])
     data = data.open() if isinstance(data, MappedDataset) else data
     workers = run.resources.workers
     batches = open_batches(run, data, PlainSession(torch.device("cpu"), rank, workers))

@@ -66,12 +66,12 @@ def hugging_face(files: Sequence[Path], cache: Path, way: str, workers: int, bat
     Raises:
         ImportError: `datasets` is not installed.
     """
-    from datasets import Dataset, Image, disable_progress_bars  # pyright: ignore[reportMissingImports]
+    from datasets import Dataset, Image, disable_progress_bars
     from torch.utils.data import DataLoader
     from torchvision.transforms.functional import pil_to_tensor
 
     disable_progress_bars()
-    data = Dataset.from_parquet([str(f) for f in files], cache_dir=str(cache), columns=["image", "label"])
+    data: Any = Dataset.from_parquet([str(f) for f in files], cache_dir=str(cache), columns=["image", "label"])
     data = data.cast_column("image", Image())
     if way == "iter":
         return _hugging_face_iter(data, batch)

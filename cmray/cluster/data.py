@@ -18,6 +18,7 @@ from cmray.datasets.location import Location
 from cmray.datasets.manifest import Manifest, read_manifest, verify_shards
 from cmray.datasets.mapped import MappedDataset, map_shards
 from cmray.datasets.shards import ShardReader, Unit, collect, rows_of
+from cmray.datasets.verified import verify_once
 from cmray.engine.batches import TrainingData
 from cmray.engine.stream import Rows, StreamedDataset
 
@@ -29,12 +30,12 @@ READ_CPUS = 0.25
 READERS = 2
 
 
-def training_data(folder: Location, config: DataConfig, cache: Path) -> TrainingData | MappedDataset:
+def training_data(folder: Location, config: DataConfig, storage: Path) -> TrainingData | MappedDataset:
     """What workers get, to be put into the object store: the images, or how to get at them.
 
     Args:
         config: with `feed` resolved.
-        cache: a folder for memory-mapped files, seen by all nodes.
+        storage: takes memory-mapped files and notes of what was verified; seen by all nodes.
 
     Raises:
         DataError: the shards are not what the manifest says.
@@ -42,9 +43,9 @@ def training_data(folder: Location, config: DataConfig, cache: Path) -> Training
     manifest = read_manifest(folder)
     if config.feed == "resident":
         return resident_dataset(folder, manifest)
-    verify_shards(folder, manifest, rehash=True)
+    verify_once(folder, manifest, storage / "verified")
     if config.feed == "mmap":
-        return map_shards(folder, manifest, cache)
+        return map_shards(folder, manifest, storage / "mapped")
     return StreamedDataset(folder, manifest, stream_units)
 
 

@@ -14,9 +14,10 @@ from cmray.cluster.work import TrialSpec, note_failure, run_trial
 from cmray.config.plan import Plan
 from cmray.core.errors import ConfigError
 from cmray.datasets.location import Location
-from cmray.datasets.manifest import read_manifest, verify_shards
+from cmray.datasets.manifest import read_manifest
 from cmray.datasets.mapped import map_shards
 from cmray.datasets.shards import read_shards
+from cmray.datasets.verified import verify_once
 from cmray.engine.batches import TrainingData
 from cmray.engine.evaluator import InlinePool
 from cmray.engine.session import PlainSession, default_device, from_rank0, plain_session
@@ -56,7 +57,7 @@ class PlainSweep(Sweep):
         for stage in stages:
             for trial in self.ready(stage.trials):
                 spec = spec_of(trial)
-                order = spec, trial.data.folder, self.storage / "mapped"
+                order = spec, trial.data.folder, self.storage
                 from_rank0(order, self.session)
                 with self.session.listening():  # a signal saves a checkpoint first
                     self.follow(stage.title, [trial], lambda o=order: self._one(*o), 1)
@@ -64,9 +65,9 @@ class PlainSweep(Sweep):
         if self.results is not None:
             self._measured += self.results.run(InlinePool(self.session.device), "in this process")
 
-    def _one(self, spec: TrialSpec, place: Location, cache: Path) -> None:
+    def _one(self, spec: TrialSpec, place: Location, storage: Path) -> None:
         try:
-            outcome = run_trial(spec, data_here(spec, place, cache), self.session)
+            outcome = run_trial(spec, data_here(spec, place, storage), self.session)
         except Exception as error:
             note_failure(spec, error)
             if self.session.world_size > 1:  # the other ranks are in the middle of something; torchrun ends them
@@ -80,19 +81,21 @@ def follow_rank0(plan: Plan) -> None:
     """What torchrun's other ranks do: train what rank 0 says until it says no more."""
     with plain_session(plain_device(plan)) as session, session.listening():
         while order := from_rank0(None, session):
-            spec, place, cache = order  # type: ignore[misc]
-            if run_trial(spec, data_here(spec, place, cache), session).status == "stopped":
+            spec, place, storage = order  # type: ignore[misc]
+            if run_trial(spec, data_here(spec, place, storage), session).status == "stopped":
                 return
 
 
-def data_here(spec: TrialSpec, place: Location, cache: Path) -> TrainingData:
+def data_here(spec: TrialSpec, place: Location, storage: Path) -> TrainingData:
     """The dataset of a trial for this process alone, without Ray. Raises DataError."""
     feed = spec.config.data.feed
     if feed == "resident":
         return read_shards(place)
     manifest = read_manifest(place)
-    verify_shards(place, manifest, rehash=True)
-    return map_shards(place, manifest, cache).open() if feed == "mmap" else StreamedDataset(place, manifest)
+    verify_once(place, manifest, storage / "verified")
+    return (
+        map_shards(place, manifest, storage / "mapped").open() if feed == "mmap" else StreamedDataset(place, manifest)
+    )
 
 
 def plain_device(plan: Plan) -> torch.device:

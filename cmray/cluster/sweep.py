@@ -141,7 +141,7 @@ class Sweep:
                 facts, feed = trials[0].data, trials[0].run.data
                 if key not in references:
                     self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes))
-                    references[key] = ray.put(training_data(facts.folder, feed, self.storage / "mapped"))
+                    references[key] = ray.put(training_data(facts.folder, feed, self.storage))
                 ready = self.ready(trials)
                 if ready:
                     concurrency = max_concurrent([t.run.resources for t in ready], capacity, self.limit)

@@ -64,7 +64,9 @@ def _named(name: str, storage: Path) -> DataFacts:
     if folder.exists():
         return _facts(read_manifest(folder), folder)
     if not config.embedded:
-        raise DataError(f"{name} does not come with cmray: `cmray data prepare {name} --out DIR`, then data.path DIR")
+        raise DataError(
+            f"{name} does not come with cmray: `cmray data prepare {name} --source PATH --out DIR`, then data.path"
+        )
     dataset = load_whole(config)
     return DataFacts(
         dataset.name,

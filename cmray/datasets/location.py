@@ -67,6 +67,11 @@ class Location:
         info = self.filesystem.get_file_info(self.path(name))
         return info.size if info.type == fs.FileType.File else None
 
+    def stamp(self, name: str) -> tuple[int, int]:
+        """Bytes and time of the last change (ns) of a file, (-1, -1) where there is none."""
+        info = self.filesystem.get_file_info(self.path(name))
+        return (info.size, info.mtime_ns or 0) if info.type == fs.FileType.File else (-1, -1)
+
     def names(self) -> list[str]:
         """Files and folders in it, sorted; [] where it does not exist."""
         selector = fs.FileSelector(self.path(), allow_not_found=True)

@@ -180,7 +180,8 @@ class Preparation:
 
     def _tidy(self, folder: Path) -> None:
         """Removes what no later run needs: all of it, when no shard is whole."""
-        for left in (*folder.glob(".shard-*.tmp"), folder / LOCK):
+        halves = (f".{name}.*" for name in (PREPARING, MANIFEST, SKIPPED))
+        for left in (*(path for half in (".shard-*.tmp", *halves) for path in folder.glob(half)), folder / LOCK):
             left.unlink(missing_ok=True)
         if not self.progress.shards:
             (folder / PREPARING).unlink(missing_ok=True)

@@ -66,7 +66,9 @@ class ShardReader:
         name = self.manifest.shards[block.shard].file
         try:
             if block.shard not in self._files:
-                self._files[block.shard] = pq.ParquetFile(self.place.open(name), pre_buffer=True)
+                self._files[block.shard] = pq.ParquetFile(
+                    self.place.open(name), pre_buffer=True, page_checksum_verification=True
+                )
                 while len(self._files) > self.OPEN_FILES:
                     self._files.popitem(last=False)[1].close()
             self._files.move_to_end(block.shard)

@@ -37,7 +37,12 @@ class ShardFile:
         raw = isinstance(schema.field("image").type, pa.FixedShapeTensorType)
         # Parquet keeps a uint8 as four bytes; split into streams, the three that are zero vanish
         self._writer = pq.ParquetWriter(
-            path, schema, compression="zstd" if raw else "none", use_dictionary=False, use_byte_stream_split=raw
+            path,
+            schema,
+            compression="zstd" if raw else "none",
+            use_dictionary=False,
+            use_byte_stream_split=raw,
+            write_page_checksum=True,
         )
         self.rows = 0
 

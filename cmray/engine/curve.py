@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,10 +28,7 @@ class Curve:
     def __init__(self, config: CurveConfig, data: TrainingData):
         self.config = config
         self.extractor = extractors.parse(config.extractor).build(torch.device("cpu"))
-        with warnings.catch_warnings():
-            # resident data is shared memory that must not be written; here it is only read
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-            self.reference = reference_statistics(self.extractor, all_images(data))
+        self.reference = reference_statistics(self.extractor, all_images(data))
 
     def measure(self, state: TrainState) -> dict[str, float]:
         """{"fd/digits@1": value, ...}. Does not touch the state's random numbers or gradients."""

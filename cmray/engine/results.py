@@ -22,8 +22,9 @@ from cmray.core.errors import ConfigError
 from cmray.core.files import write_atomic
 from cmray.core.grids import karras_sigmas
 from cmray.core.rng import SEED_BASE
-from cmray.datasets.manifest import read_manifest, verify_shards
+from cmray.datasets.manifest import read_manifest
 from cmray.datasets.shards import iterate
+from cmray.datasets.verified import verify_once
 from cmray.engine.evaluator import Pool, chunks, merge_chunks
 from cmray.engine.model import make_sampler
 from cmray.metrics.extractors import Extractor, extractors
@@ -58,7 +59,7 @@ def reference_for(data: DataFacts, extractor_name: str, storage: Path) -> Refere
             statistics = FeatureStatistics.from_arrays(arrays)
     else:
         manifest = read_manifest(data.folder)
-        verify_shards(data.folder, manifest, rehash=True)
+        verify_once(data.folder, manifest, storage / "verified")
         statistics = reference_statistics(extractor, (images for images, _ in iterate(data.folder, manifest)))
         path.parent.mkdir(parents=True, exist_ok=True)
         tmp = path.with_suffix(f".{time.time_ns()}.tmp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -32,7 +33,10 @@ def reference_statistics(
     parts = [images] if isinstance(images, Tensor | np.ndarray) else images
     left: Tensor | None = None
     for part in parts:
-        tensor = torch.as_tensor(part)
+        with warnings.catch_warnings():
+            # data may be shared memory that must not be written; here it is only read
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+            tensor = torch.as_tensor(part)
         extractor.check_images(tensor)
         tensor = tensor if left is None else torch.cat([left, tensor])
         whole = len(tensor) // block * block

@@ -212,5 +212,10 @@ def test_real_mnist_in_parquet():
 @pytest.mark.parametrize("name", ["folder", "imagenet64", "lsun", "npz", "parquet"])
 def test_what_cannot_prepare_itself_says_how_it_is_prepared(tmp_path, name):
     assert f"`cmray data prepare {name} --source PATH --out DIR`" in complaint(name)
-    with pytest.raises(CmrayError, match=f"cmray data prepare {name} --source"):
+
+
+@pytest.mark.parametrize("name", [n for n in datasets.names() if not datasets.get(n).embedded])
+def test_a_run_names_only_what_comes_with_cmray(tmp_path, name):
+    """Anything else would be downloaded, or looked for, while a sweep is planned."""
+    with pytest.raises(CmrayError, match=f"does not come with cmray: `cmray data prepare {name} --source PATH"):
         facts_of(DataConfig(name=name), tmp_path)

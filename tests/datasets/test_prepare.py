@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cmray.core.errors import DataError, StorageError
-from cmray.datasets import datasets
+from cmray.datasets import datasets, prepare
 from cmray.datasets.images import ImageRule
 from cmray.datasets.manifest import MANIFEST, PREPARING, read_manifest
 from cmray.datasets.prepare import SKIPPED, Preparation
@@ -147,12 +147,13 @@ def test_a_finished_dataset_is_never_touched(tmp_path):
 
 
 def test_shards_are_cut_by_size(tmp_path, monkeypatch):
-    """Random pixels do not compress: 60 x 3 MiB are 2 shards of about 96 MiB."""
-    images = np.random.default_rng(0).integers(0, 256, (240, 3, 512, 512), dtype=np.uint8)
+    """Random pixels do not compress: 12 MiB in blocks of 3 MiB are two shards of 6 MiB."""
+    assert prepare.SHARD_BYTES == 96 * 2**20
+    monkeypatch.setattr(prepare, "SHARD_BYTES", 6 * 2**20)
+    images = np.random.default_rng(0).integers(0, 256, (256, 3, 128, 128), dtype=np.uint8)
     data = ArraySource("large", "train", "a test", (), images, None)
     manifest = Preparation(data, rule(encoding="raw"), tmp_path / "set", None).run()
-    assert [shard.bytes // 2**20 for shard in manifest.shards[:-1]] == [96] * (len(manifest.shards) - 1)
-    assert sum(shard.rows for shard in manifest.shards) == 240
+    assert [shard.rows for shard in manifest.shards] == [128, 128]
     assert np.array_equal(read_shards(tmp_path / "set").images, images)
 
 

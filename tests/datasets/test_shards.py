@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from cmray.core.errors import DataError
 from cmray.datasets import ImageDataset, datasets
+from cmray.datasets.location import Location
 from cmray.datasets.manifest import MANIFEST, read_manifest, verify_shards
-from cmray.datasets.shards import collect, read_shards
+from cmray.datasets.shards import collect, iterate, read_shards
+from cmray.datasets.verified import verify_once
 from cmray.datasets.whole import load_whole, write_shards
 
 
@@ -283,3 +285,37 @@ def test_arrays_that_may_not_be_written_are_fine(tmp_path):
         warnings.simplefilter("error")
         write_shards(dataset, tmp_path / "set", 2)
         assert same(dataset, read_shards(tmp_path / "set"))
+
+
+def test_a_dataset_is_hashed_once_and_again_when_a_file_changed(tmp_path, monkeypatch):
+    manifest = write_shards(make(), tmp_path / "set", 3)
+    hashed = []
+    whole = Location.sha256
+    monkeypatch.setattr(Location, "sha256", lambda self, name: hashed.append(name) or whole(self, name))
+    for _ in range(3):
+        verify_once(tmp_path / "set", manifest, tmp_path / "notes")
+    assert sorted(hashed) == [shard.file for shard in manifest.shards]
+    (tmp_path / "notes" / f"{manifest.digest[:32]}.json").write_text("{")
+    verify_once(tmp_path / "set", manifest, tmp_path / "notes")
+    assert len(hashed) == 6
+    shard = tmp_path / "set" / manifest.shards[1].file
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    shard.write_bytes(raw)
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"{shard.name} changed after preparation"):
+            verify_once(tmp_path / "set", manifest, tmp_path / "notes")
+    shard.unlink()
+    with pytest.raises(DataError, match=f"lacks {shard.name}"):
+        verify_once(tmp_path / "set", manifest, tmp_path / "notes")
+
+
+def test_a_bit_that_flips_after_verification_is_found_when_it_is_read(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (50, 3, 16, 16), dtype=np.uint8)
+    manifest = write_shards(ImageDataset("noise", "s", "t", images, None), tmp_path / "set", 1)
+    path = tmp_path / "set" / manifest.shards[0].file
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1  # in the pixels
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=rf"{path.name} cannot be read: .*"):
+        list(iterate(tmp_path / "set", manifest))

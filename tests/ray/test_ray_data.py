@@ -107,6 +107,7 @@ def test_a_shard_that_vanishes_is_named_through_ray(started, prepared, tmp_path)
 TWO_WORKERS = {"resources": {"workers": 2, "cpus_per_worker": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feed", ["stream", "mmap"])
 def test_two_workers_and_a_grid_train_from_shards(tmp_path, prepared, feed):
     """A DDP run and two one-worker trials beside each other: no reader waits for a CPU that trials hold."""
