@@ -28,7 +28,8 @@ def test_a_source_that_is_not_there_is_one_line(tmp_path):
     done = bench("--source", tmp_path / "nothing")
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        f"--source {tmp_path / 'nothing'} is no folder; give one of CIFAR-10 in Parquet files, or --digits"
+        f"--source {tmp_path / 'nothing'} is no folder; "
+        "give a folder of CIFAR-10 in Parquet (the Hugging Face layout), or --digits"
     )
 
 

@@ -66,7 +66,7 @@ def hugging_face(files: Sequence[Path], cache: Path, way: str, workers: int, bat
     Raises:
         ImportError: `datasets` is not installed.
     """
-    from datasets import Dataset, Image, disable_progress_bars
+    from datasets import Dataset, Image, disable_progress_bars  # pyright: ignore[reportMissingImports]
     from torch.utils.data import DataLoader
     from torchvision.transforms.functional import pil_to_tensor
 

@@ -9,28 +9,25 @@ from cmray.cluster.connect import connected
 from cmray.cluster.reader import make
 from cmray.datasets.manifest import Manifest
 from cmray.datasets.prepare import Piece, Preparation, one_after_the_other
+from cmray.datasets.source import ArraySource
 
 #: a source with fewer images is decoded in this process: Ray takes seconds to start
 WORTH_IT = 20_000
 
 
-def prepare(
-    preparation: Preparation, address: str | None, done: Callable[[int], None], parallel: bool | None = None
-) -> Manifest:
+def prepare(preparation: Preparation, address: str | None, done: Callable[[int], None]) -> Manifest:
     """Runs a preparation, on Ray where that is quicker.
 
     Args:
         address: of a running cluster; all its nodes must see the source. None for Ray on this machine.
         done: told how many images are through.
-        parallel: None decides by the number of images that are left.
 
     Raises:
         CmrayError: as the preparation does, or Ray cannot be reached.
     """
     left = preparation.count - preparation.progress.position
-    if parallel is None:
-        parallel = address is not None or left >= WORTH_IT
-    if not parallel:
+    decoded = isinstance(preparation.source, ArraySource)  # nothing to do but to copy
+    if decoded or (address is None and left < WORTH_IT):
         return preparation.run(one_after_the_other, done)
     with connected(address, 2**28) as capacity:
         return preparation.run(_RayMapper(int(capacity.cpus)), done)

@@ -307,3 +307,24 @@ def test_open_batches_takes_flip_dequantize_and_window_from_the_run(prepared):
     assert (batches.flip, batches.dequantize) == (True, True)
     assert batches.rows.order.window_rows == 100
     batches.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["array", "stream"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_batches_that_are_fetched_ahead_to_a_gpu_are_those_of_the_cpu(prepared, kind, accumulate):
+    data = StreamedDataset(Location(prepared[0]), prepared[1])
+    sides = []
+    for device in (CPU, torch.device("cuda:0")):
+        order = StreamOrder(data.manifest.blocks(), 0, 0, 1, 300)
+        rows = ArrayBatches(digits(), 64, 0) if kind == "array" else StreamBatches(data, 64, order)
+        sides.append(Batches(rows, 0, device, accumulate=accumulate))
+    for step in (0, 1, 2, 7, 8, 3):  # in order, with a jump ahead and one back
+        for part in range(accumulate):
+            (x0, label), (moved, moved_label) = (side.batch(step, part, accumulate) for side in sides)
+            assert moved.device.type == "cuda"
+            assert torch.equal(moved.cpu(), x0)
+            assert torch.equal(moved_label.cpu(), label)
+    for side in sides:
+        side.close()
