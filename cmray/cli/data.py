@@ -81,6 +81,7 @@ def prepare(
     """
     from cmray.cluster.connect import ray_address
     from cmray.cluster.prepare import prepare as run
+    from cmray.datasets.arrays import printable
     from cmray.datasets.prepare import SKIPPED, Preparation
 
     given = {key: value for key, value in (("source", source), ("split", split)) if value is not None}
@@ -98,11 +99,11 @@ def prepare(
         return
     say(
         f"{manifest.count:,} images of {'x'.join(map(str, manifest.shape))} in {len(manifest.shards)} shards, "
-        f"{manifest.file_bytes / 2**10:,.0f} KiB, verified: {out}"
+        f"{manifest.file_bytes / 2**10:,.0f} KiB, verified: {printable(out)}"
     )
     if manifest.skipped:
-        say(f"{manifest.skipped} images could not be used and were left out: {out.rstrip('/')}/{SKIPPED}")
-    say(f"next: cmray data info {out}")
+        say(f"{manifest.skipped} images could not be used and were left out: {printable(out.rstrip('/'))}/{SKIPPED}")
+    say(f"next: cmray data info {printable(out)}")
 
 
 def _dataset(name: str, given: Mapping[str, Any]) -> DatasetConfig:
@@ -206,8 +207,12 @@ def info(
 
     Example: cmray data info data/digits --verify --picture digits.png
     """
+    from cmray.core.errors import CmrayError
+    from cmray.datasets.arrays import printable
     from cmray.datasets.manifest import read_manifest, verify_shards
 
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise CmrayError(f"--picture {picture}: folder {picture.absolute().parent} does not exist")
     manifest = read_manifest(folder)
     verify_shards(folder, manifest, rehash=verify)
     if picture is not None:
@@ -215,7 +220,9 @@ def info(
 
         images = _first_images(folder, manifest, 96)
         scale = max(1, 40 // images.shape[-1])
-        image_grid(images, picture, columns=16, scale=scale, title=f"{manifest.name}: the first {len(images)}")
+        image_grid(
+            images, picture, columns=16, scale=scale, title=f"{printable(manifest.name)}: the first {len(images)}"
+        )
     if as_json:
         print_json(manifest.model_dump(mode="json"))
         return
@@ -245,6 +252,8 @@ def _facts(manifest: Manifest, verified: bool, picture: Path | None) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from cmray.datasets.arrays import printable
+
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     by_channel = ", ".join(
         f"{mean:.3f}/{std:.3f}" for mean, std in zip(manifest.channel_mean, manifest.channel_std, strict=True)
@@ -266,5 +275,5 @@ def _facts(manifest: Manifest, verified: bool, picture: Path | None) -> Any:
         "prepared by": f"cmray {manifest.cmray_version}",
         **({"picture": str(picture)} if picture else {}),
     }.items():
-        table.add_row(f"[bold]{key}[/]", Text(value, overflow="fold"))
+        table.add_row(f"[bold]{key}[/]", Text(printable(value), overflow="fold"))
     return table

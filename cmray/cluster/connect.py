@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cmray.cluster.resources import DATA_CPUS, Capacity
-from cmray.core.errors import CmrayError
+from cmray.core.errors import CmrayError, DataError
 
 
 class ClusterError(CmrayError):
@@ -38,6 +39,28 @@ def cores() -> int:
         return max(1, min(count, int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup v2, or "max"
         return count
+
+
+def free_memory() -> float:
+    """Bytes that this process may still take: the machine's, and the limit of its container. Infinite if unknown."""
+    found = []
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        found.append(1024.0 * int(lines["MemAvailable"].split()[0]))
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
+        found.append(float(int(limit) - int(used)))
+    except (OSError, ValueError, KeyError):  # not Linux, no cgroup v2, or "max"
+        pass
+    return min(found, default=math.inf)
+
+
+def check_room(resident_bytes: int, free: float, where: str) -> None:
+    """Raises DataError when a resident dataset leaves no room. `where` tells of {} bytes, in words."""
+    if resident_bytes * 1.1 > free:
+        raise DataError(
+            f"resident data takes {resident_bytes / 2**30:.1f} GiB on every node, but "
+            f"{where.format(f'{free / 2**30:.1f} GiB')}; set data.feed to mmap or stream"
+        )
 
 
 def ray_address(address: str | None) -> str | None:
@@ -83,8 +106,9 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
         before = signal.getsignal(signal.SIGTERM)
         if address is None:
             capacity = local_capacity()
-            # a dataset is in the store up to three times: Ray Data's blocks, the copy that trials map, and some room
-            store = max(128 * 2**20, 3 * resident_bytes + 64 * 2**20)
+            check_room(resident_bytes, free_memory(), "this machine has {} of memory free")
+            # a dataset is in the store up to twice: Ray Data's blocks, and the copy that trials map
+            store = max(128 * 2**20, 2 * resident_bytes + 128 * 2**20)
             ray.init(
                 address="local",
                 num_cpus=int(capacity.cpus),
@@ -99,6 +123,8 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ClusterError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
             alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            store = min((have.get("object_store_memory", 0.0) for have in alive), default=0.0)
+            check_room(resident_bytes, store, "the object store of a node of the cluster has {}")
             nodes = tuple((have.get("CPU", 0.0), have.get("GPU", 0.0)) for have in alive)
             cpus, gpus = (sum(node[i] for node in nodes) for i in (0, 1))
             capacity = Capacity(cpus, gpus, f"the cluster at {address}", nodes)

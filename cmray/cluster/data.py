@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cmray.cluster.reader import FAILED, Reader
 from cmray.config.run import DataConfig
@@ -28,6 +31,8 @@ SEGMENT, PER_TASK = 4_096, 16
 READ_CPUS = 0.25
 #: tasks of one stream at once; each new process of Ray's takes a second of a core to start
 READERS = 2
+#: seconds in which Ray frees the blocks that were just read, so that the copy for the nodes takes their place
+LET_GO = 0.5
 
 
 def training_data(folder: Location, config: DataConfig, storage: Path) -> TrainingData | MappedDataset:
@@ -49,11 +54,13 @@ def training_data(folder: Location, config: DataConfig, storage: Path) -> Traini
     return StreamedDataset(folder, manifest, stream_units)
 
 
-def describe(config: DataConfig, name: str, count: int, nbytes: int) -> str:
+def describe(config: DataConfig, name: str, count: int, nbytes: int, on_ray: bool) -> str:
     """How a dataset is fed, in a line for people."""
-    size = f"{name}: {count:,} images, {nbytes / 2**20:,.0f} MiB"
-    if config.feed == "resident":
+    size = f"{name}: {count:,} images, {nbytes / 2**20:,.1f} MiB"
+    if config.feed == "resident" and on_ray:
         return f"Ray Data streams {size}, resident: one copy in the memory of every node"
+    if config.feed == "resident":
+        return f"Reading {size}, resident: a copy in the memory of every process"
     if config.feed == "mmap":
         return f"Mapping {size}: one Arrow file, every node's page cache holds what is used"
     return f"Streaming {size} at every epoch, shuffled in windows of {config.shuffle_buffer:,} images"
@@ -71,7 +78,11 @@ def resident_dataset(folder: Location | Path, manifest: Manifest | None = None) 
     # the hashes of files are checked here where the content's digest does not cover them
     verify_shards(folder, manifest, rehash=manifest.encoding != "raw")
     units = [Unit(block, 0, block.rows) for block in manifest.blocks()]
-    return collect(manifest, _batches(Location(folder), manifest, units))
+    dataset = collect(manifest, _batches(Location(folder), manifest, units, leave_nothing=True))
+    gc.collect()  # Ray Data's own circles hold blocks
+    pa.default_memory_pool().release_unused()  # Arrow keeps freed pages: half a CIFAR-10
+    time.sleep(LET_GO)
+    return dataset
 
 
 def stream_units(place: Location, manifest: Manifest, units: Iterator[Unit]) -> Iterator[Rows]:
@@ -80,14 +91,16 @@ def stream_units(place: Location, manifest: Manifest, units: Iterator[Unit]) -> 
         yield from ((batch["image"], batch.get("label")) for batch in _batches(place, manifest, segment))
 
 
-def _batches(place: Location, manifest: Manifest, units: Sequence[Unit]) -> Iterator[dict[str, np.ndarray]]:
+def _batches(
+    place: Location, manifest: Manifest, units: Sequence[Unit], leave_nothing: bool = False
+) -> Iterator[dict[str, np.ndarray]]:
     import ray.data
 
     # rows on their way take a bounded part of the object store, however large the dataset
     _set_up(max(32 * 2**20, 8 * max(unit.rows for unit in units) * int(np.prod(manifest.shape))))
     # items, not a range: a range is made by tasks of one whole CPU, which trials may leave none of
     positions = ray.data.from_items(list(range(len(units))), override_num_blocks=-(-len(units) // PER_TASK))
-    read: Any = Reader(place, manifest, tuple(units))
+    read: Any = Reader(place, manifest, tuple(units), leave_nothing)
     rows = positions.map_batches(read, batch_size=1, num_cpus=READ_CPUS, concurrency=READERS, zero_copy_batch=True)
     batches: Any = rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
     yield from _in_order(batches, place, manifest, units)

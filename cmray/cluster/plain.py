@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cmray.cluster.data import describe
 from cmray.cluster.stages import Stage, pending_stages, result_of, spec_of
 from cmray.cluster.sweep import Outcome, Sweep
 from cmray.cluster.work import TrialSpec, note_failure, run_trial
@@ -32,6 +33,7 @@ class PlainSweep(Sweep):
     def check(self) -> None:
         """Nothing has to fit: the processes are there."""
         plain_device(self.plan)
+        self.check_data()
         if self.results is not None:
             self.results.check()
 
@@ -54,9 +56,16 @@ class PlainSweep(Sweep):
 
     def work(self, stages: Sequence[Stage]) -> None:
         self.prepare_data()
+        told = set()
         for stage in stages:
             for trial in self.ready(stage.trials):
-                spec = spec_of(trial)
+                spec, facts, feed = spec_of(trial), trial.data, trial.run.data
+                line = describe(feed, facts.name, facts.count, facts.nbytes, on_ray=False)
+                if line not in told:
+                    told.add(line)
+                    self.observer.message(line)
+                if feed.feed != "resident":  # the other ranks find the note of it
+                    verify_once(facts.folder, read_manifest(facts.folder), self.storage / "verified")
                 order = spec, trial.data.folder, self.storage
                 from_rank0(order, self.session)
                 with self.session.listening():  # a signal saves a checkpoint first

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cmray.core.errors import DataError
 from cmray.datasets.location import Location
@@ -23,14 +25,22 @@ FAILED = -1
 
 
 class Reader:
-    """Reads one unit in a Ray task."""
+    """Reads one unit in a Ray task.
 
-    def __init__(self, place: Location, manifest: Manifest, units: tuple[Unit, ...]):
+    Args:
+        leave_nothing: give freed memory back at once; a process that is kept for later tasks would keep it else.
+    """
+
+    def __init__(self, place: Location, manifest: Manifest, units: tuple[Unit, ...], leave_nothing: bool):
         self.place, self.manifest, self.units = place, manifest, units
+        self.leave_nothing = leave_nothing
         self._reader: ShardReader | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         self._reader = self._reader or ShardReader(self.place, self.manifest)
+        if self.leave_nothing:
+            pa.set_memory_pool(pa.system_memory_pool())
+            ctypes.CDLL(None).malloc_trim(0)
         try:
             return rows_of(self._reader, self.units[int(batch["item"][0])])
         except DataError:  # Ray would wrap it beyond recognition

@@ -77,11 +77,15 @@ class Sweep:
         else:  # a first, short visit, before anything is written
             with connected(self.address) as capacity:
                 self._check_capacity(capacity)
+        self.check_data()
+        if self.results is not None:
+            self.results.check()
+
+    def check_data(self) -> None:
+        """Shards that are missing or of another size. Raises DataError."""
         for facts in {t.data.digest: t.data for t in self.plan.all_trials}.values():
             if facts.prepared:
                 verify_shards(facts.folder, read_manifest(facts.folder), rehash=False)
-        if self.results is not None:
-            self.results.check()
 
     def _check_capacity(self, capacity: Capacity) -> None:
         for trial in self.plan.all_trials:
@@ -140,7 +144,7 @@ class Sweep:
             for key, trials in trials_by_data(stage.trials).items():
                 facts, feed = trials[0].data, trials[0].run.data
                 if key not in references:
-                    self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes))
+                    self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes, on_ray=True))
                     references[key] = ray.put(training_data(facts.folder, feed, self.storage))
                 ready = self.ready(trials)
                 if ready:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cmray.core.errors import DataError
 from cmray.datasets.base import datasets
-from cmray.datasets.source import Bad, ImageSource, Item, SourceConfig
+from cmray.datasets.source import Bad, ImageSource, Item, SourceConfig, require_text
 
 SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
 SPLITS = ("train", "test", "validation", "valid", "val")
@@ -91,6 +91,8 @@ class FolderConfig(SourceConfig):
         if self.labels == "folders" and loose is not None:
             raise DataError(f"{root / found[loose]} is in no class folder; labels folders needs every image in one")
         labelled = self.labels == "folders" or (self.labels == "auto" and loose is None and len(names) > 1)
+        if labelled:
+            require_text(root, names)
         encoded = [os.fsencode(path) for path in found]
         order = {name: i for i, name in enumerate(names)}
         return FolderSource(

@@ -7,11 +7,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from cmray.core.errors import DataError
 from cmray.datasets.location import Location, why
@@ -20,14 +31,34 @@ MANIFEST = "manifest.json"
 #: written while shards are being made, removed when the manifest is there
 PREPARING = "preparing.json"
 FORMAT_VERSION = 2
+#: raw bytes of the images that are read together
+BLOCK_BYTES = 3 * 2**20
+#: values of one image, RGB of as many pixels as an image file may have
+MAX_VALUES = 3 * 2**27
+
+
+def _gray_or_rgb(channels: int) -> int:
+    if channels not in (1, 3):
+        raise ValueError("images have 1 channel or 3")
+    return channels
+
+
+Channels = Annotated[int, AfterValidator(_gray_or_rgb)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Deviation = Annotated[FiniteFloat, Field(ge=0)]
+
+
+def group_rows(shape: Sequence[int]) -> int:
+    """Rows of a block: about 3 MiB of raw images, between 16 and 1,024 of them."""
+    return int(np.clip(2 ** int(np.log2(max(1, BLOCK_BYTES / np.prod(shape)))), 16, 1024))
 
 
 class Shard(BaseModel):
     model_config = ConfigDict(frozen=True)
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
+    file: str = Field(pattern=r"^shard-[0-9]{5,}\.parquet$")
+    rows: PositiveInt
+    bytes: PositiveInt
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -44,28 +75,52 @@ class Manifest(BaseModel):
     """What a prepared dataset is. `digest` is of the content in order, whatever the shards; theirs are of the files.
 
     `mean` and `std` are over all values in [-1, 1], `channel_mean` and `channel_std` over those of each channel.
+
+    Raises:
+        ValidationError: a field is out of its range, or contradicts another one.
     """
 
     model_config = ConfigDict(frozen=True)
     format_version: int
-    name: str
+    name: str = Field(pattern=r"^[^/]+$")
     split: str
     source: str
-    count: int
-    skipped: int
-    shape: tuple[int, int, int]
+    count: PositiveInt
+    skipped: NonNegativeInt
+    shape: tuple[Channels, PositiveInt, PositiveInt]
     classes: tuple[str, ...]
-    encoding: str
+    encoding: Literal["raw", "png", "jpeg"]
     crop: str
     background: str
-    group_rows: int
-    mean: float
-    std: float
-    channel_mean: tuple[float, ...]
-    channel_std: tuple[float, ...]
-    digest: str
-    shards: tuple[Shard, ...]
+    group_rows: PositiveInt
+    mean: FiniteFloat
+    std: Deviation
+    channel_mean: tuple[FiniteFloat, ...]
+    channel_std: tuple[Deviation, ...]
+    digest: Sha256
+    shards: tuple[Shard, ...] = Field(min_length=1)
     cmray_version: str
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        channels, height, width = self.shape
+        if channels * height * width > MAX_VALUES:
+            raise ValueError(f"shape: {channels}x{height}x{width} is more than {MAX_VALUES:,} values an image")
+        if self.group_rows != group_rows(self.shape):
+            found = f"{self.group_rows}, but blocks of this shape have {group_rows(self.shape)}"
+            raise ValueError(f"group_rows: it is {found}")
+        rows = sum(shard.rows for shard in self.shards)
+        if rows != self.count:
+            raise ValueError(f"count: it is {self.count:,}, but the shards have {rows:,} rows")
+        for i, shard in enumerate(self.shards):
+            if shard.rows > shard.bytes * self.group_rows:  # a block takes at least one byte
+                raise ValueError(f"shards.{i}.rows: {shard.rows:,} do not fit into {shard.bytes:,} bytes")
+        if len({shard.file for shard in self.shards}) < len(self.shards):
+            raise ValueError("shards: the same file is listed twice")
+        for field in ("channel_mean", "channel_std"):
+            if len(getattr(self, field)) != channels:
+                raise ValueError(f"{field}: it has {len(getattr(self, field))} numbers for {channels} channels")
+        return self
 
     @property
     def nbytes(self) -> int:
@@ -173,10 +228,26 @@ def read_manifest(folder: str | Path | Location) -> Manifest:
                 f"and prepare the dataset again"
             )
         return Manifest.model_validate(raw)
+    except ValidationError as error:
+        raise DataError(f"{path} is damaged: {_wrong_field(error)}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {why(error)}") from None
+
+
+def _wrong_field(error: ValidationError) -> str:
+    """The first field that is wrong, what it must be and what it is."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")  # those of the model name their field themselves
+    where = ".".join(map(str, first["loc"]))
+    scalar = isinstance(first["input"], str | int | float)
+    return (f"{where}: " if where else "") + message + (f", not {_short(first['input'])}" if scalar else "")
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _no_manifest(place: Location) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,16 +30,19 @@ from cmray.datasets.manifest import (
     Levels,
     Manifest,
     Shard,
+    group_rows,
     verify_shards,
 )
-from cmray.datasets.shards import Images, ShardReader, group_rows
-from cmray.datasets.source import Bad, ImageSource
+from cmray.datasets.shards import Images, ShardReader
+from cmray.datasets.source import Bad, ImageSource, require_text
 from cmray.datasets.writer import ShardWriter
 
 #: bytes of a shard file, about
 SHARD_BYTES = 96 * 2**20
 #: names and reasons of the images that were left out, one JSON object a line
 SKIPPED = "skipped.jsonl"
+#: what a process that was killed while writing may leave
+_HALVES = (".shard-*.tmp", *(f".{name}.*" for name in (PREPARING, MANIFEST, SKIPPED)))
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,7 @@ class Preparation:
             raise DataError(f"{source.origin} holds no images")
         if shards is not None and not 1 <= shards <= self.count:
             raise DataError(f"--shards is {shards}; {source.name} has {self.count} images, so 1 to {self.count} work")
+        require_text(source.origin, source.classes)
         self.resolved = resolve(rule, source)
         self.ends = None if shards is None else [round(self.count * (i + 1) / shards) for i in range(shards)]
         self.request = {
@@ -151,9 +158,11 @@ class Preparation:
             raise DataError(f"{self.out}/{PREPARING} is damaged; remove {self.out} to prepare again") from None
         for key, value in self.request.items():
             if found.request.get(key) != value:
+                how = f"{_short(found.request.get(key))}, now {_short(value)}"
+                if key == "source":
+                    how = "its files' names, sizes or dates changed"
                 raise DataError(
-                    f"{self.out} holds an unfinished preparation with another {key} "
-                    f"({_short(found.request.get(key))}, now {_short(value)}); remove it to prepare anew"
+                    f"{self.out} holds an unfinished preparation with another {key} ({how}); remove it to prepare anew"
                 )
         return found
 
@@ -168,7 +177,7 @@ class Preparation:
             self.out.make()
             folder = self.out.folder
             if folder is None:
-                return self._run(mapper, done)
+                return self._run_in_store(mapper, done)
             with locked([folder], "wait for it, or give another --out"):
                 self.progress = self._resumed()  # another process may have been here since
                 try:
@@ -178,15 +187,31 @@ class Preparation:
         except (OSError, pa.ArrowException) as error:  # such as a full disk
             raise DataError(f"cannot write {self.out}: {why(error)}") from None
 
+    def _run_in_store(self, mapper: Mapper, done: Callable[[int], None]) -> Manifest:
+        try:
+            return self._run(mapper, done)
+        except BaseException:
+            if not self.progress.shards:
+                with suppress(OSError, pa.ArrowException):  # the first error is the one to tell
+                    self.out.delete(PREPARING)
+            raise
+
     def _tidy(self, folder: Path) -> None:
-        """Removes what no later run needs: all of it, when no shard is whole."""
-        halves = (f".{name}.*" for name in (PREPARING, MANIFEST, SKIPPED))
-        for left in (*(path for half in (".shard-*.tmp", *halves) for path in folder.glob(half)), folder / LOCK):
-            left.unlink(missing_ok=True)
+        """Removes what no later run needs: all of it, when no shard is whole.
+
+        The lock, which this process holds, goes with the folder or when the dataset is finished: a process that then
+        locks another file finds the manifest and stops.
+        """
+        for half in _HALVES:
+            for path in folder.glob(half):
+                path.unlink(missing_ok=True)
         if not self.progress.shards:
             (folder / PREPARING).unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        empty = all(path.name == LOCK for path in folder.iterdir())
+        if empty or (folder / MANIFEST).exists():
+            (folder / LOCK).unlink(missing_ok=True)
+        if empty:
+            folder.rmdir()
 
     def _run(self, mapper: Mapper, done: Callable[[int], None]) -> Manifest:
         progress, source, resolved = self.progress, self.source, self.resolved
@@ -248,10 +273,14 @@ class Preparation:
         """Takes the content of shards that are there into the digest. Raises DataError when one changed."""
         if not self.progress.shards:
             return
-        so_far = self._manifest("", Levels(np.array(self.progress.levels)), group_rows(self.resolved.shape))
-        verify_shards(self.out, so_far, rehash=True)
-        reader = ShardReader(self.out, so_far)
-        for block in so_far.blocks():
+        levels = Levels(np.array(self.progress.levels))
+        self._read_back(self._manifest(digest, levels, group_rows(self.resolved.shape)), digest)
+
+    def _read_back(self, manifest: Manifest, digest: ContentDigest) -> None:
+        """Takes the content of all shards into a digest. Raises DataError when a file is not as it was written."""
+        verify_shards(self.out, manifest, rehash=True)
+        reader = ShardReader(self.out, manifest)
+        for block in manifest.blocks():
             digest.update(*reader.stored(block))
 
     def _count_bad(self, piece: Piece) -> None:
@@ -263,15 +292,15 @@ class Preparation:
                 raise DataError(f"more than --max-bad {self.max_bad} images cannot be used; the first is {first}")
             raise DataError(f"{first} (--max-bad N skips up to N such images and lists them)")
 
-    def _manifest(self, digest: str, levels: Levels, rows: int) -> Manifest:
+    def _manifest(self, digest: ContentDigest, levels: Levels, rows: int) -> Manifest:
         mean, std = levels.mean_std()
         channel_mean, channel_std = levels.by_channel()
         rule = self.resolved.rule
         return Manifest(
             format_version=FORMAT_VERSION,
-            name=self.source.name,
-            split=self.source.split,
-            source=self.source.origin,
+            name=_text(self.source.name),
+            split=_text(self.source.split),
+            source=_text(self.source.origin),
             count=sum(shard.rows for shard in self.progress.shards),
             skipped=len(self.progress.skipped),
             shape=self.resolved.shape,
@@ -284,16 +313,21 @@ class Preparation:
             std=std,
             channel_mean=channel_mean,
             channel_std=channel_std,
-            digest=digest,
+            digest=digest.hexdigest(),
             shards=tuple(self.progress.shards),
             cmray_version=__version__,
         )
 
     def _seal(self, digest: ContentDigest, levels: Levels, rows: int) -> Manifest:
-        manifest = self._manifest(digest.hexdigest(), levels, rows)
-        verify_shards(self.out, manifest, rehash=True)
+        manifest = self._manifest(digest, levels, rows)
+        found = ContentDigest(self.resolved.shape, self.source.classes, self.resolved.encoding)
+        self._read_back(manifest, found)
+        if found.hexdigest() != manifest.digest:
+            raise DataError(
+                f"{self.out}: the shards do not hold the images that were to be written; remove it and prepare again"
+            )
         if self.progress.skipped:
-            lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.progress.skipped)
+            lines = "".join(json.dumps(entry) + "\n" for entry in self.progress.skipped)  # names of any bytes
             self.out.write(SKIPPED, lines.encode())
         self.out.write(MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
         self.out.delete(PREPARING)
@@ -301,15 +335,20 @@ class Preparation:
 
 
 def _names(out: Location) -> list[str] | None:
-    """What is in the folder, None when there is no such folder. Raises DataError."""
+    """What is in the folder besides the lock and leftovers, None when there is no such folder. Raises DataError."""
     try:
         if not out.exists():
             return None
         if not out.is_folder():
             raise DataError(f"{out} exists and is not empty; name another folder, or remove it to prepare again")
-        return [name for name in out.names() if name != LOCK]
+        return [name for name in out.names() if name != LOCK and not any(fnmatch(name, half) for half in _HALVES)]
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read {out}: {why(error)}") from None
+
+
+def _text(name: str) -> str:
+    """A name or path as text, even where its bytes are none."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _short(value: Any) -> str:

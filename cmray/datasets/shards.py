@@ -15,23 +15,16 @@ from cmray.core.errors import DataError
 from cmray.datasets.base import ImageDataset
 from cmray.datasets.images import BadImage, decode
 from cmray.datasets.location import Location, why
-from cmray.datasets.manifest import Block, Manifest, read_manifest, verify_shards
+from cmray.datasets.manifest import Block, Manifest, group_rows, read_manifest, verify_shards
 
-#: raw bytes of the images that are read together
-BLOCK_BYTES = 3 * 2**20
 #: raw bytes of the images that are shuffled together when streaming
 WINDOW_BYTES = 96 * 2**20
 Images = np.ndarray | Sequence[bytes]
 
 
-def group_rows(shape: Sequence[int]) -> int:
-    """Rows of a block: about 3 MiB of raw images, between 16 and 1,024 of them."""
-    return int(np.clip(2 ** int(np.log2(max(1, BLOCK_BYTES / np.prod(shape)))), 16, 1024))
-
-
 def default_window(shape: Sequence[int], count: int) -> int:
-    """Images of a window of about 96 MiB, at most the dataset."""
-    return int(min(count, max(1_024, WINDOW_BYTES // int(np.prod(shape)))))
+    """Images of a window of about 96 MiB, at least four blocks and at most the dataset."""
+    return int(min(count, max(4 * group_rows(shape), WINDOW_BYTES // int(np.prod(shape)))))
 
 
 @dataclass(frozen=True)

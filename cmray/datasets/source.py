@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,8 +89,8 @@ class ArraySource(ImageSource):
             else:
                 yield Item(f"{self.origin}: image {i}", self.images[i], label)
 
-    def fingerprint(self) -> str:
-        return f"{self.name} {self.split} {self.images.shape} {self.origin}"
+    def fingerprint(self) -> str:  # without `origin`, a path as somebody typed it
+        return f"{self.name} {self.split} {self.images.shape} {self.classes}"
 
 
 class SourceConfig(DatasetConfig):
@@ -110,9 +111,19 @@ class SourceConfig(DatasetConfig):
 
 
 def fingerprint_files(paths: list[Path]) -> str:
-    """Names, sizes and modification times of files, in one hash."""
+    """Full names, sizes and modification times of files, in one hash."""
     h = hashlib.sha256()
     for path in paths:
         stat = path.stat()
-        h.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        h.update(os.fsencode(os.path.abspath(path)))
+        h.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return h.hexdigest()
+
+
+def require_text(where: object, classes: Sequence[str]) -> None:
+    """Raises DataError for the first class name that is no Unicode text; a manifest could not hold it."""
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{where}: class name {name!a} is not UTF-8; rename it") from None

@@ -1,14 +1,16 @@
 """Batches from a dataset that is too large for memory: block after block, shuffled in windows, always in one order.
 
-In epoch e the blocks of all shards are permuted and dealt to the workers; each worker puts its blocks together to
-windows of about `shuffle_buffer` images and shuffles every window. What a worker sees is a function of (seed, rank,
-world size, position) alone, so a resumed run continues the exact sequence: it reads the window that it was in again.
+In epoch e cells of consecutive images are permuted and shared out equally among the workers; each worker puts its cells
+together to windows of about `shuffle_buffer` images and shuffles every window. What a worker sees is a function of
+(seed, rank, world size, position) alone, so a resumed run continues the exact sequence: it reads the window that it was
+in again.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,10 +74,14 @@ class Window:
 
 
 class StreamOrder:
-    """Which images one worker sees, and when.
+    """Which images one worker sees, and when. It does not depend on how the dataset is cut into shards.
+
+    The dataset is cut into cells of consecutive images; every epoch permutes them and gives each worker an equal
+    share of the images in that order.
 
     Args:
         blocks: of the dataset.
+        cell: images of a cell, best the rows of a block.
         seed: another seed, another order.
         rank, world_size: this worker among all; over an epoch each image is seen by exactly one of them.
         window_rows: images that are shuffled together.
@@ -84,32 +90,23 @@ class StreamOrder:
         DataError: fewer images than workers.
     """
 
-    def __init__(self, blocks: Sequence[Block], seed: int, rank: int, world_size: int, window_rows: int):
-        count = sum(block.rows for block in blocks)
-        if count < world_size:
-            raise DataError(f"{count} images cannot be streamed to {world_size} workers; give each at least one")
-        self.seed, self.rank, self.world_size, self.window_rows = seed, rank, world_size, window_rows
-        parts = 1  # of a block; more where there would be workers without any
-        while sum(min(parts, block.rows) for block in blocks) < world_size:
-            parts += 1
-        self.units = [
-            Unit(block, block.rows * i // parts, block.rows * (i + 1) // parts)
-            for block in blocks
-            for i in range(parts)
-            if block.rows * i // parts < block.rows * (i + 1) // parts
-        ]
+    def __init__(self, blocks: Sequence[Block], cell: int, seed: int, rank: int, world_size: int, window_rows: int):
+        self.count = sum(block.rows for block in blocks)
+        if self.count < world_size:
+            raise DataError(f"{self.count} images cannot be streamed to {world_size} workers; give each at least one")
+        self.blocks, self._firsts = tuple(blocks), [block.first for block in blocks]
+        self.cell, self.seed, self.rank, self.world_size, self.window_rows = cell, seed, rank, world_size, window_rows
         self._epoch: tuple[int, list[Window]] | None = None
 
     def windows(self, epoch: int) -> list[Window]:
         """This worker's windows of an epoch."""
         if self._epoch is None or self._epoch[0] != epoch:
-            order = numpy_generator("blocks", self.seed, epoch).permutation(len(self.units))
             windows: list[Window] = []
             group: list[Unit] = []
             rows = 0
-            for unit in (self.units[i] for i in order[self.rank :: self.world_size]):
-                group.append(unit)
-                rows += unit.rows
+            for units in self._share(epoch):
+                group += units
+                rows += sum(unit.rows for unit in units)
                 if rows >= self.window_rows:
                     windows.append(Window(epoch, len(windows), tuple(group)))
                     group, rows = [], 0
@@ -117,6 +114,26 @@ class StreamOrder:
                 windows.append(Window(epoch, len(windows), tuple(group)))
             self._epoch = epoch, windows
         return self._epoch[1]
+
+    def _share(self, epoch: int) -> Iterator[list[Unit]]:
+        """This worker's part of the permuted cells, places low <= p < high of the epoch: what it takes of each."""
+        slot = (self.rank + epoch) % self.world_size  # who gets an odd image more changes from epoch to epoch
+        low, high = (self.count * k // self.world_size for k in (slot, slot + 1))
+        at = 0
+        for i in numpy_generator("blocks", self.seed, epoch).permutation(-(-self.count // self.cell)).tolist():
+            first, last = i * self.cell, min((i + 1) * self.cell, self.count)
+            begin, end = max(first, first + low - at), min(last, first + high - at)
+            at += last - first
+            if begin < end:
+                yield list(self._units(begin, end))
+
+    def _units(self, start: int, stop: int) -> Iterator[Unit]:
+        """Images start <= i < stop of the dataset, as parts of blocks."""
+        while start < stop:
+            block = self.blocks[bisect_right(self._firsts, start) - 1]
+            end = min(stop, block.first + block.rows)
+            yield Unit(block, start - block.first, end - block.first)
+            start = end
 
     def permutation(self, window: Window) -> np.ndarray:
         """The order in which the rows of a window are seen."""
@@ -225,12 +242,14 @@ class _Ahead:
         """The next window. Raises what reading raised."""
         found = self._ready.get()
         if isinstance(found, BaseException):
+            self._ready.put(found)  # for whoever asks again
             raise found
         self._room.release()
         return found
 
     def stop(self) -> None:
         self._stopped = True
+        self._ready.put(RuntimeError("the stream was closed"))  # for whoever waits in another thread
         self._room.release()
         self._thread.join(timeout=30)
 

@@ -108,3 +108,25 @@ def test_a_folder_of_photos_becomes_squares_and_bad_files_are_listed(tmp_path):
     shown = good(here("data", "info", tmp_path / "out")).out
     for words in ("7, 1 left out", "2: cat, dog", "center, transparency on white", "by channel"):
         assert words in shown
+
+
+def test_names_of_any_characters_do_not_break_the_table(tmp_path):
+    photos = tmp_path / "pho\ntos\x1b[2J"
+    for name in ("c\x1b[31mat", "d\nog"):
+        (photos / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(photos / name / "1.png")
+    good(here("data", "prepare", "folder", "--source", photos, "--out", tmp_path / "out"))
+    shown = good(here("data", "info", tmp_path / "out", "--picture", tmp_path / "grid.png")).out
+    assert "c?[31mat, d?og" in shown
+    assert "pho?tos?[2J (all)" in shown
+    assert "\x1b[31m" not in shown
+    assert "\x1b[2J" not in shown
+
+
+def test_a_picture_in_a_folder_that_is_not_there_is_refused(tmp_path):
+    good(here("data", "prepare", "digits", "--out", tmp_path / "digits"))
+    ran = here("data", "info", tmp_path / "digits", "--picture", tmp_path / "nodir" / "x.png")
+    assert ran.code == 2
+    assert f"--picture {tmp_path}/nodir/x.png: folder {tmp_path}/nodir does not exist" in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+    assert not (tmp_path / "nodir").exists()

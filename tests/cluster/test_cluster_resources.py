@@ -6,10 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmray.cluster.connect import ClusterError, check_reachable, local_capacity, ray_address
+from cmray.cluster.connect import (
+    ClusterError,
+    check_reachable,
+    check_room,
+    free_memory,
+    local_capacity,
+    ray_address,
+)
 from cmray.cluster.resources import DATA_CPUS, Capacity, check_fits, check_pool, max_concurrent
 from cmray.config.run import ResourcesConfig
-from cmray.core.errors import ConfigError
+from cmray.core.errors import ConfigError, DataError
 
 runs = st.builds(
     ResourcesConfig,
@@ -128,3 +135,11 @@ def test_an_address_that_answers(form):
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         check_reachable(form.format(server.getsockname()[1]))
+
+
+def test_resident_data_needs_room():
+    check_room(0, 0.0, "there is {}")
+    check_room(10 * 2**30, 11 * 2**30, "there is {}")
+    with pytest.raises(DataError, match=r"10\.0 GiB on every node, but there is 10\.9 GiB; set data\.feed to"):
+        check_room(10 * 2**30, 10.9 * 2**30, "there is {}")
+    assert 2**28 < free_memory() < 2**50

@@ -191,6 +191,13 @@ def test_the_fingerprint_of_a_folder_knows_names_sizes_dates_and_labels(tmp_path
     assert mark() == marks[-1]
 
 
+def test_class_names_are_text(tmp_path):
+    odd = os.fsdecode(b"caf\xff")
+    root = fill(tmp_path, f"{odd}/1.png", "tea/1.png")
+    assert complaint("folder", source=root) == rf"{root}: class name 'caf\udcff' is not UTF-8; rename it"
+    assert len(opened("folder", source=root, labels="none")) == 2
+
+
 # ---------------------------------------------------------------- Parquet
 
 
@@ -375,6 +382,18 @@ def test_files_that_change_or_go_are_one_line(tmp_path):
     file.unlink()
     with pytest.raises(DataError, match=r"x\.parquet cannot be read as Parquet"):
         whole(source)
+
+
+def test_the_fingerprint_of_files_does_not_know_how_their_path_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_parquet(Path("x.parquet"), COLOUR)
+    np.savez("x.npz", images=COLOUR[:, :6, :6])
+    for name, file in (("parquet", "x.parquet"), ("npz", "x.npz")):
+        ways = (file, f"./{file}", f"../{tmp_path.name}/{file}", tmp_path / file)
+        marks = {opened(name, source=way).fingerprint() for way in ways}
+        assert len(marks) == 1, name
+        os.utime(file, (1, 1))
+        assert opened(name, source=file).fingerprint() not in marks
 
 
 def test_what_cannot_prepare_itself_says_how_it_is_prepared():

@@ -1,48 +1,18 @@
 """Datasets on a disk, behind file:// and in an object store, which here is a server that speaks S3's protocol."""
 
 import hashlib
-import logging
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_run import CT, good, here, write
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 from small_run import digits
 
 from cmray.core.errors import DataError
 from cmray.datasets.location import Location
 from cmray.datasets.manifest import MANIFEST, PREPARING, read_manifest
 from cmray.datasets.shards import read_shards
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
-@pytest.fixture
-def bucket(server, monkeypatch, request) -> str:
-    """An empty bucket, reached by what a user would set."""
-    for key, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL": server,
-    }.items():
-        monkeypatch.setenv(key, value)
-    name = f"b{abs(hash(request.node.name))}"
-    fs.S3FileSystem(endpoint_override=server, allow_bucket_creation=True).create_dir(name)
-    return f"s3://{name}"
 
 
 @pytest.fixture(params=["path", "file", "s3"])

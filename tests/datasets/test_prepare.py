@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from cmray.core.errors import DataError, StorageError
+from cmray.core.locks import LOCK
 from cmray.datasets import datasets, prepare
 from cmray.datasets.images import ImageRule
+from cmray.datasets.location import Location
 from cmray.datasets.manifest import MANIFEST, PREPARING, read_manifest
 from cmray.datasets.prepare import SKIPPED, Preparation
 from cmray.datasets.shards import read_shards
@@ -77,13 +79,14 @@ def test_a_killed_preparation_goes_on(tmp_path):
     """A real process, killed with no chance to tidy up."""
     script = """
 import sys, numpy as np
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 from test_prepare import rule, source
 from cmray.datasets.prepare import Preparation
 import time
 Preparation(source(), rule(), sys.argv[1], 50).run(done=lambda n: time.sleep(0.02))
 """
-    command = [sys.executable, "-c", script, str(tmp_path / "parts"), str(Path(__file__).parent)]
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", script, str(tmp_path / "parts"), str(here), str(here.parent)]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "parts").glob("shard-0000[3-9]*"))) < 1:
@@ -103,19 +106,19 @@ Preparation(source(), rule(), sys.argv[1], 50).run(done=lambda n: time.sleep(0.0
 
 
 @pytest.mark.parametrize(
-    ("other", "field"),
+    ("other", "says"),
     [
-        ({"source": source(count=4_999)}, "source"),
-        ({"rule": rule(crop="center", size=4)}, "rule"),
-        ({"shards": 4}, "shards"),
+        ({"source": source(count=4_999)}, r"source \(its files' names, sizes or dates changed\); remove it"),
+        ({"rule": rule(crop="center", size=4)}, r"rule \(.*now "),
+        ({"shards": 4}, r"shards \(5, now 4\)"),
     ],
 )
-def test_an_unfinished_preparation_of_something_else_is_refused(tmp_path, other, field):
+def test_an_unfinished_preparation_of_something_else_is_refused(tmp_path, other, says):
     with pytest.raises(Stop):
         Preparation(source(), rule(), tmp_path / "set", 5).run(done=stop_after(3_000))
     before = contents(tmp_path / "set")
     now = {"source": source(), "rule": rule(), "shards": 5, **other}
-    with pytest.raises(DataError, match=rf"set holds an unfinished preparation with another {field} \(.*now "):
+    with pytest.raises(DataError, match=rf"set holds an unfinished preparation with another {says}"):
         Preparation(now["source"], now["rule"], tmp_path / "set", now["shards"])
     assert contents(tmp_path / "set") == before
 
@@ -157,7 +160,106 @@ def test_shards_are_cut_by_size(tmp_path, monkeypatch):
     assert np.array_equal(read_shards(tmp_path / "set").images, images)
 
 
+def reusing_one_buffer(make, ranges):
+    """A Mapper with a fault: each piece is overwritten when the next one is asked for."""
+    for span in ranges:
+        piece = make(span)
+        yield piece
+        piece.images[:] = 0
+
+
+def test_what_was_written_is_compared_with_what_was_to_be_written(tmp_path):
+    with pytest.raises(DataError, match=r"set: the shards do not hold the images that were to be written; remove it"):
+        Preparation(source(), rule(), tmp_path / "set", 5).run(reusing_one_buffer)
+    assert not (tmp_path / "set" / MANIFEST).exists()
+
+
+def test_what_a_process_killed_at_its_first_write_left_is_no_content(tmp_path):
+    place = tmp_path / "set"
+    place.mkdir()
+    for name in (LOCK, ".shard-99.tmp", f".{PREPARING}.0f", f".{MANIFEST}.1e", f".{SKIPPED}.2d"):
+        (place / name).write_text("{")
+    manifest = Preparation(source(), rule(), place, 2).run()
+    assert sorted(contents(place)) == [MANIFEST, *(shard.file for shard in manifest.shards)]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".hidden").write_text("mine")
+    with pytest.raises(DataError, match="exists and is not empty"):
+        Preparation(source(), rule(), tmp_path / "other", 2)
+
+
+def test_the_lock_stays_with_unfinished_shards_and_goes_with_the_rest(tmp_path):
+    place, locks = tmp_path / "set", []
+    for _ in range(2):
+        with pytest.raises(Stop):
+            Preparation(source(), rule(), place, 5).run(done=stop_after(3_000))
+        locks.append((place / LOCK).stat().st_ino)
+    assert locks[0] == locks[1], "another process may hold it"
+    Preparation(source(), rule(), place, 5).run()
+    assert LOCK not in contents(place)
+    with pytest.raises(Stop):
+        Preparation(source(), rule(), tmp_path / "gone", 5).run(done=stop_after(1))
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_preparation_that_fails_before_a_whole_shard_leaves_nothing_in_an_object_store(bucket):
+    place = Location(f"{bucket}/set")
+    with pytest.raises(Stop):
+        Preparation(source(), rule(), place, 5).run(done=stop_after(1))
+    assert place.names() == []
+    with pytest.raises(Stop):
+        Preparation(source(), rule(), place, 5).run(done=stop_after(3_000))
+    assert place.names() == [PREPARING, "shard-00000.parquet", "shard-00001.parquet"]
+
+
+def test_rows_that_wait_for_their_block_keep_their_labels(tmp_path):
+    """Pieces end where shards do, blocks do not: part of a piece is written with the next one."""
+    numbers = np.arange(3_000, dtype="<u2")
+    images = numbers.view(np.uint8).reshape(-1, 1, 1, 2)
+    data = ArraySource("numbered", "train", "a test", tuple("abcdefg"), images, np.arange(3_000) % 7)
+    manifest = Preparation(data, rule(), tmp_path / "set", 2).run()
+    assert [(block.shard, block.rows) for block in manifest.blocks()] == [(0, 1024), (0, 476), (1, 1024), (1, 476)]
+    back = read_shards(tmp_path / "set")
+    assert np.array_equal(back.images.reshape(-1).view("<u2"), numbers)
+    assert np.array_equal(back.labels, numbers % 7)
+
+
 # ---------------------------------------------------------------- bad images
+
+
+def with_bad_labels(*rows: int) -> ArraySource:
+    made = source(3_000, (1, 2, 2))
+    made.labels[list(rows)] = 9
+    return made
+
+
+def test_bad_images_are_counted_over_all_pieces(tmp_path):
+    with pytest.raises(DataError, match=r"more than --max-bad 1 images cannot be used; the first is .*image 10: "):
+        Preparation(with_bad_labels(10, 2_900), rule(), tmp_path / "set", None, max_bad=1).run()
+    manifest = Preparation(with_bad_labels(10, 2_900), rule(), tmp_path / "set", None, max_bad=2).run()
+    assert (manifest.count, manifest.skipped) == (2_998, 2)
+
+
+def test_bad_images_are_counted_over_an_interruption(tmp_path):
+    with pytest.raises(Stop):
+        Preparation(with_bad_labels(10, 2_900), rule(), tmp_path / "set", 3, max_bad=1).run(done=stop_after(1_500))
+    with pytest.raises(DataError, match=r"more than --max-bad 1 images cannot be used; the first is .*image 10: "):
+        Preparation(with_bad_labels(10, 2_900), rule(), tmp_path / "set", 3, max_bad=1).run()
+    manifest = Preparation(with_bad_labels(10, 2_900), rule(), tmp_path / "set", 3, max_bad=2).run()
+    assert (manifest.count, manifest.skipped) == (2_998, 2)
+    report = [json.loads(line)["where"] for line in (tmp_path / "set" / SKIPPED).read_text().splitlines()]
+    assert report == ["a test: image 10", "a test: image 2900"]
+
+
+def test_names_of_any_bytes_are_reported(tmp_path):
+    files = folder_of_images(tmp_path / os.fsdecode(b"sur\xfe"), 2)
+    odd = os.fsdecode(b"\xff.png")
+    (files / odd).write_bytes(b"no picture")
+    config = datasets.parse({"name": "folder", "source": files})
+    manifest = Preparation(config.open(), rule(), tmp_path / "out", None, max_bad=1).run()
+    report = json.loads((tmp_path / "out" / SKIPPED).read_bytes().decode("ascii"))
+    assert report["where"] == str(files / odd)
+    assert (manifest.count, manifest.name) == (2, r"sur\xfe")
+    assert read_manifest(tmp_path / "out").source.endswith(r"/sur\xfe")
 
 
 def test_the_first_bad_image_stops_and_leaves_nothing(tmp_path):

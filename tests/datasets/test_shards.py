@@ -212,6 +212,60 @@ def test_a_damaged_manifest_is_one_clear_line(tmp_path, damage, words):
     assert MANIFEST in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"group_rows": 0}, "group_rows: Input should be greater than 0, not 0"),
+        ({"group_rows": 512}, "group_rows: it is 512, but blocks of this shape have 1024"),
+        ({"count": -1}, "count: Input should be greater than 0, not -1"),
+        ({"count": 0}, "count: Input should be greater than 0, not 0"),
+        ({"count": 10**13}, "count: it is 10,000,000,000,000, but the shards have 7 rows"),
+        ({"skipped": -1}, "skipped: Input should be greater than or equal to 0, not -1"),
+        ({"shape": [3, 0, 5]}, "shape.1: Input should be greater than 0, not 0"),
+        ({"shape": [3, 4, -5]}, "shape.2: Input should be greater than 0, not -5"),
+        ({"shape": [2, 4, 5]}, "shape.0: images have 1 channel or 3, not 2"),
+        ({"shape": [3, 10**9, 10**9]}, "shape: 3x1000000000x1000000000 is more than 402,653,184 values an image"),
+        ({"encoding": "bmp"}, "encoding: Input should be 'raw', 'png' or 'jpeg', not 'bmp'"),
+        ({"name": "../up"}, "name: String should match pattern"),
+        ({"std": -0.5}, "std: Input should be greater than or equal to 0, not -0.5"),
+        ({"mean": float("nan")}, "mean: Input should be a finite number, not nan"),
+        ({"channel_mean": [0.0]}, "channel_mean: it has 1 numbers for 3 channels"),
+        ({"digest": "\x1b[31m" * 20}, "digest: String should match pattern"),
+        ({"shards": []}, "shards: Tuple should have at least 1 item"),
+    ],
+)
+def test_a_manifest_that_cannot_be_true_is_told_by_its_field(tmp_path, changes, says):
+    write_shards(make(), tmp_path / "set", 1)
+    path = tmp_path / "set" / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    text = complaint(tmp_path / "set")
+    assert f"{path} is damaged: {says}" in text
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "says"),
+    [
+        ({"rows": 0}, 7, "shards.1.rows: Input should be greater than 0, not 0"),
+        ({"rows": 10**13}, 10**13 + 4, "shards.1.rows: 10,000,000,000,000 do not fit into "),
+        ({"bytes": -1}, 7, "shards.1.bytes: Input should be greater than 0, not -1"),
+        ({"file": "../b/shard-00001.parquet"}, 7, "shards.1.file: String should match pattern"),
+        ({"file": "shard-00001.parquet\n"}, 7, "shards.1.file: String should match pattern"),
+        ({"file": "shard-00000.parquet"}, 7, "shards: the same file is listed twice"),
+        ({"sha256": "abc"}, 7, "shards.1.sha256: String should match pattern"),
+    ],
+)
+def test_a_shard_that_cannot_be_true_is_told_by_its_field(tmp_path, changes, count, says):
+    write_shards(make(), tmp_path / "set", 2)
+    path = tmp_path / "set" / MANIFEST
+    raw = json.loads(path.read_text())
+    raw["shards"][1].update(changes)
+    path.write_text(json.dumps({**raw, "count": count}))
+    text = complaint(tmp_path / "set")
+    assert f"{path} is damaged: {says}" in text
+    assert text.isprintable()
+
+
 def test_an_occupied_place_is_refused_and_left_alone(tmp_path):
     place = tmp_path / "set"
     place.mkdir()

@@ -2,10 +2,14 @@
 
 import itertools
 import threading
+import time
 from collections import Counter
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,11 +21,16 @@ from cmray.core.errors import DataError
 from cmray.datasets import ImageDataset
 from cmray.datasets.location import Location
 from cmray.datasets.manifest import Block, Manifest
-from cmray.datasets.mapped import map_shards
+from cmray.datasets.mapped import LARGE, map_shards
+from cmray.datasets.shards import Unit
 from cmray.datasets.whole import write_shards
+from cmray.datasets.writer import table_of
 from cmray.engine.batches import ArrayBatches, Batches, all_images, open_batches
 from cmray.engine.session import PlainSession
-from cmray.engine.stream import StreamBatches, StreamedDataset, StreamOrder
+from cmray.engine.stream import StreamBatches, StreamedDataset, StreamOrder, Window, read_here
+
+#: images that stay together where a test says nothing else
+CELL = 10
 
 
 def numbered(count: int, classes: int = 0) -> ImageDataset:
@@ -56,14 +65,14 @@ def blocks_of(sizes: list[int]) -> list[Block]:
 def test_an_epoch_is_the_dataset_for_any_number_of_workers(sizes, world, window, seed, epoch):
     if sum(sizes) < world:
         with pytest.raises(DataError, match=f"{sum(sizes)} images cannot be streamed to {world} workers"):
-            StreamOrder(blocks_of(sizes), seed, 0, world, window)
+            StreamOrder(blocks_of(sizes), 4, seed, 0, world, window)
         return
     seen = []
     for rank in range(world):
-        order = StreamOrder(blocks_of(sizes), seed, rank, world, window)
+        order = StreamOrder(blocks_of(sizes), 4, seed, rank, world, window)
         windows = order.windows(epoch)
         assert windows, "no worker is without images"
-        assert all(w.rows < window + max(sizes) for w in windows)
+        assert all(w.rows < window + 4 for w in windows)
         for each in windows:
             rows = [u.block.first + i for u in each.units for i in range(u.start, u.stop)]
             seen += [rows[i] for i in order.permutation(each)]
@@ -77,7 +86,7 @@ def test_an_epoch_is_the_dataset_for_any_number_of_workers(sizes, world, window,
     positions=st.lists(st.integers(0, 200), min_size=1, max_size=5),
 )
 def test_a_position_is_the_same_wherever_the_walk_to_it_began(sizes, window, positions):
-    order = StreamOrder(blocks_of(sizes), 7, 0, 1, window)
+    order = StreamOrder(blocks_of(sizes), 4, 7, 0, 1, window)
     steps = ((each.epoch, each.number, offset) for each in order.after(0, 0) for offset in range(each.rows))
     walk = list(itertools.islice(steps, 201))
     for position in positions:
@@ -88,7 +97,7 @@ def test_two_runs_of_a_seed_see_the_same_and_another_seed_does_not(tmp_path):
     data = streamed(tmp_path / "set", numbered(300, classes=3), 7)
 
     def epoch(seed: int) -> list[int]:
-        rows = StreamBatches(data, 30, StreamOrder(data.manifest.blocks(), seed, 0, 1, 64))
+        rows = StreamBatches(data, 30, StreamOrder(data.manifest.blocks(), CELL, seed, 0, 1, 64))
         seen = [rows.host(step, 0, 1) for step in range(10)]
         rows.close()
         for images, labels in seen:
@@ -102,7 +111,7 @@ def test_two_runs_of_a_seed_see_the_same_and_another_seed_does_not(tmp_path):
 
 def test_the_next_epoch_has_another_order_and_blocks_are_mixed(tmp_path):
     data = streamed(tmp_path / "set", numbered(300), 10)
-    rows = StreamBatches(data, 300, StreamOrder(data.manifest.blocks(), 0, 0, 1, 100))
+    rows = StreamBatches(data, 300, StreamOrder(data.manifest.blocks(), CELL, 0, 0, 1, 100))
     first, second = (numbers(rows.host(step, 0, 1)[0]) for step in range(2))
     rows.close()
     assert Counter(first) == Counter(second) == Counter(range(300))
@@ -121,7 +130,7 @@ def test_a_batch_depends_on_its_step_alone(small_set, workers, accumulate, windo
     """Any walk over steps gives what a fresh reader gives: so a resumed run goes on exactly where it was."""
     parts, batch = workers * accumulate, 6 * workers * accumulate
     for rank in range(workers):
-        order = StreamOrder(small_set.manifest.blocks(), 3, rank, workers, window)
+        order = StreamOrder(small_set.manifest.blocks(), CELL, 3, rank, workers, window)
         used = StreamBatches(small_set, batch, order)
         for step in steps:
             for part in range(rank * accumulate, (rank + 1) * accumulate):
@@ -138,20 +147,92 @@ def small_set(tmp_path_factory) -> StreamedDataset:
 
 
 def test_workers_in_step_see_every_image_once_an_epoch(small_set):
-    """100 images a worker and epoch would be 25 steps of 4; here the shares are unequal, and nothing is dropped."""
+    """33 or 34 images are each worker's share of 101; whose is the larger one changes."""
     seen: Counter[int] = Counter()
+    shares = []
     for rank in range(3):
-        order = StreamOrder(small_set.manifest.blocks(), 0, rank, 3, 16)
-        mine = sum(window.rows for window in order.windows(0))
+        order = StreamOrder(small_set.manifest.blocks(), CELL, 0, rank, 3, 16)
+        shares.append([sum(window.rows for window in order.windows(epoch)) for epoch in range(3)])
         rows = StreamBatches(small_set, 3, order)
-        seen.update(n for step in range(mine) for n in numbers(rows.host(step, rank, 3)[0]))
+        seen.update(n for step in range(shares[-1][0]) for n in numbers(rows.host(step, rank, 3)[0]))
         rows.close()
     assert seen == Counter(range(101))
+    assert sorted(shares) == [[33, 34, 34], [34, 33, 34], [34, 34, 33]]
+
+
+@pytest.mark.parametrize("world", [1, 3, 8])
+def test_global_batches_cover_the_dataset_before_they_repeat(world):
+    orders = [StreamOrder(blocks_of([100] * 20), 64, 0, rank, world, 300) for rank in range(world)]
+    seen: list[int] = []
+    for order in orders:
+        mine = [w for epoch in range(2) for w in order.windows(epoch)]
+        rows = [n for w in mine for n in row_numbers(order, w)]
+        seen += rows[: 2000 // world]
+    assert 2000 - len(set(seen)) <= world, "the shares differ by one image"
+
+
+def row_numbers(order: StreamOrder, window: Window) -> list[int]:
+    rows = [u.block.first + i for u in window.units for i in range(u.start, u.stop)]
+    return [rows[i] for i in order.permutation(window)]
+
+
+@pytest.mark.parametrize("sizes", [[300], [100, 100, 100], [7, 150, 1, 142], [50] * 6])
+def test_the_order_does_not_depend_on_the_shards(sizes):
+    whole, cut = (StreamOrder(blocks_of(each), 64, 5, 1, 2, 100) for each in ([300], sizes))
+    for epoch in range(2):
+        both = [[n for w in order.windows(epoch) for n in row_numbers(order, w)] for order in (whole, cut)]
+        assert both[0] == both[1]
+
+
+def test_cells_and_windows_are_shuffled_anew_each_time():
+    order = StreamOrder(blocks_of([320]), 10, 0, 0, 1, 160)
+    first, second = order.windows(0), order.windows(1)
+    assert [len(first), len(second)] == [2, 2]
+    cells = [[u.start for w in windows for u in w.units] for windows in (first, second)]
+    assert cells[0] != cells[1] != sorted(cells[1])
+    permutations = [order.permutation(w).tolist() for w in (*first, *second)]
+    assert all(permutations[i] != permutations[j] for i in range(4) for j in range(i))
+    one_window = StreamOrder(blocks_of([50]), 50, 0, 0, 1, 50)
+    assert one_window.permutation(one_window.windows(0)[0]).tolist() != (
+        one_window.permutation(one_window.windows(1)[0]).tolist()
+    )
+
+
+def test_no_more_than_a_window_is_read_ahead(tmp_path):
+    """One in use, one that is ready; a reader may have the unit after it."""
+    data = streamed(tmp_path / "set", numbered(400), 4)
+    asked: list[Unit] = []
+
+    def counting(place, manifest, units):
+        for unit in units:
+            asked.append(unit)
+            yield from read_here(place, manifest, iter([unit]))
+
+    rows = StreamBatches(replace(data, read=counting), 10, StreamOrder(data.manifest.blocks(), CELL, 0, 0, 1, 40))
+    rows.host(0, 0, 1)
+    time.sleep(0.3)
+    assert sum(unit.rows for unit in asked) <= 2 * 40 + CELL
+    rows.close()
+
+
+def test_chunks_of_any_size_keep_labels_with_their_images(tmp_path):
+    data = streamed(tmp_path / "set", numbered(200, classes=7), 3)
+
+    def in_sevens(place, manifest, units):
+        images, labels = (np.concatenate(c) for c in zip(*read_here(place, manifest, islice(units, 60)), strict=True))
+        for i in range(0, len(images), 7):
+            yield images[i : i + 7], labels[i : i + 7]
+
+    rows = StreamBatches(replace(data, read=in_sevens), 10, StreamOrder(data.manifest.blocks(), CELL, 0, 0, 1, 33))
+    seen = [rows.host(step, 0, 1) for step in range(20)]
+    rows.close()
+    assert Counter(n for images, _ in seen for n in numbers(images)) == Counter(range(200))
+    assert all(labels.tolist() == [n % 7 for n in numbers(images)] for images, labels in seen)
 
 
 def test_a_batch_larger_than_the_dataset(tmp_path):
     data = streamed(tmp_path / "set", numbered(5), 2)
-    rows = StreamBatches(data, 20, StreamOrder(data.manifest.blocks(), 0, 0, 1, 100))
+    rows = StreamBatches(data, 20, StreamOrder(data.manifest.blocks(), CELL, 0, 0, 1, 100))
     assert Counter(numbers(rows.host(0, 0, 1)[0])) == Counter(list(range(5)) * 4)
     rows.close()
 
@@ -159,9 +240,10 @@ def test_a_batch_larger_than_the_dataset(tmp_path):
 def test_a_shard_that_goes_missing_ends_the_run_with_its_name(tmp_path):
     data = streamed(tmp_path / "set", numbered(50), 5)
     (tmp_path / "set" / data.manifest.shards[3].file).unlink()
-    rows = StreamBatches(data, 10, StreamOrder(data.manifest.blocks(), 0, 0, 1, 10))
-    with pytest.raises(DataError, match=r"shard-00003\.parquet cannot be read"):
-        [rows.host(step, 0, 1) for step in range(5)]
+    rows = StreamBatches(data, 10, StreamOrder(data.manifest.blocks(), CELL, 0, 0, 1, 10))
+    for _ in range(2):  # whoever asks again is told again
+        with pytest.raises(DataError, match=r"shard-00003\.parquet cannot be read"):
+            [rows.host(step, 0, 1) for step in range(5)]
     rows.close()
 
 
@@ -204,7 +286,7 @@ def test_a_streamed_run_that_was_interrupted_ends_with_the_same_bits(tmp_path, p
     assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
     assert len(notes) == 1
     assert "streaming goes on in epoch 1, window" in notes[0]
-    assert "read again, not trained on again" in notes[0]
+    assert f"the {stop * 8 % 100:,} images of that window that were seen are read again" in notes[0]
 
 
 def test_the_window_counts(tmp_path, prepared):
@@ -239,7 +321,8 @@ def test_another_number_of_workers_goes_on_and_says_what_it_means(tmp_path, prep
 def test_a_mapped_dataset_trains_to_the_same_bits_as_one_in_memory(tmp_path, prepared):
     mapped = map_shards(*prepared, tmp_path / "cache")
     again = map_shards(*prepared, tmp_path / "cache")
-    assert [p.name for p in (tmp_path / "cache").iterdir()] == [mapped.path.name], "nothing else is left"
+    left = {p.name for p in (tmp_path / "cache").iterdir()}
+    assert left == {".lock", mapped.path.name, mapped.path.with_suffix(".json").name}, "nothing half-written"
     data = again.open()
     assert not data.images.flags.writeable
     assert np.array_equal(data.images, digits().images)
@@ -249,12 +332,35 @@ def test_a_mapped_dataset_trains_to_the_same_bits_as_one_in_memory(tmp_path, pre
     assert weights(tmp_path / "mapped") == weights(tmp_path / "resident")
 
 
-def test_a_mapped_file_that_was_cut_off_is_one_line(tmp_path, prepared):
+def test_a_mapped_file_that_changed_is_made_again(tmp_path, prepared):
     mapped = map_shards(*prepared, tmp_path)
     whole = mapped.path.read_bytes()
     mapped.path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"\.arrow cannot be mapped: .*; remove it"):
         mapped.open()
+    raw = bytearray(whole)
+    raw[len(raw) // 2] ^= 1
+    mapped.path.write_bytes(raw)
+    assert np.array_equal(map_shards(*prepared, tmp_path).open().images, digits().images)
+
+
+def test_shards_that_are_not_the_manifests_are_not_mapped(tmp_path, prepared):
+    folder, manifest = prepared
+    with pytest.raises(DataError, match="does not match the manifest's digest"):
+        map_shards(folder, manifest.model_copy(update={"digest": "0" * 64}), tmp_path / "cache")
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+def test_a_file_of_more_than_two_gigabytes_of_pixels_can_be_mapped(tmp_path):
+    """One image more than Arrow's usual limit; the pixels are zeros, and nothing is copied."""
+    images = np.zeros((2**31 // 3072 + 1, 3, 32, 32), np.uint8)
+    batch = table_of(0, images, None).to_batches()[0]
+    with (tmp_path / "x").open("wb") as out, pa.ipc.new_file(out, batch.schema, options=LARGE) as writer:
+        writer.write_batch(batch)
+    back = pa.ipc.open_file(pa.memory_map(str(tmp_path / "x"))).get_batch(0)
+    assert back.num_rows == len(images)
+    (tmp_path / "x").unlink()
 
 
 def test_references_see_all_images_in_order_however_they_are_kept(prepared):
@@ -298,6 +404,20 @@ def test_dequantisation_fills_the_levels_and_keeps_the_image():
     assert within.max() <= 1
     assert abs(float(within.mean()) - 0.5) < 0.01
     assert within.std() == pytest.approx(12**-0.5, abs=0.005)
+    noisy = Batches(Same(), 0, CPU, dequantize=True)
+    draws = [noisy.batch(*where)[0] for where in ((0, 0, 2), (0, 1, 2), (1, 0, 2))]
+    assert not any(torch.equal(draws[i], draws[j]) for i in range(3) for j in range(i))
+    assert torch.equal(draws[0], noisy.batch(0, 0, 2)[0])
+
+
+class Same:
+    """The same pixels at every step."""
+
+    def host(self, step: int, part: int, parts: int):
+        return np.full((4, 1, 8, 8), 100, np.uint8), None
+
+    def close(self) -> None:
+        pass
 
 
 def test_open_batches_takes_flip_dequantize_and_window_from_the_run(prepared):
@@ -317,7 +437,7 @@ def test_batches_that_are_fetched_ahead_to_a_gpu_are_those_of_the_cpu(prepared, 
     data = StreamedDataset(Location(prepared[0]), prepared[1])
     sides = []
     for device in (CPU, torch.device("cuda:0")):
-        order = StreamOrder(data.manifest.blocks(), 0, 0, 1, 300)
+        order = StreamOrder(data.manifest.blocks(), CELL, 0, 0, 1, 300)
         rows = ArrayBatches(digits(), 64, 0) if kind == "array" else StreamBatches(data, 64, order)
         sides.append(Batches(rows, 0, device, accumulate=accumulate))
     for step in (0, 1, 2, 7, 8, 3):  # in order, with a jump ahead and one back

@@ -66,7 +66,7 @@ def test_an_error_in_a_task_is_the_users_own(started, tmp_path):
 
 def test_units_come_through_ray_in_the_order_they_were_asked_for(started, prepared):
     manifest = read_manifest(prepared)
-    order = StreamOrder(manifest.blocks(), 0, 0, 1, 500)
+    order = StreamOrder(manifest.blocks(), manifest.group_rows, 0, 0, 1, 500)
     units = [unit for window in islice(order.after(0, 0), 9) for unit in window.units]
     place = Location(prepared)
     here_rows, ray_rows = (
@@ -79,7 +79,7 @@ def test_units_come_through_ray_in_the_order_they_were_asked_for(started, prepar
 
 def test_batches_through_ray_are_those_of_reading_here(started, prepared):
     manifest = read_manifest(prepared)
-    order = StreamOrder(manifest.blocks(), 3, 1, 2, 300)
+    order = StreamOrder(manifest.blocks(), manifest.group_rows, 3, 1, 2, 300)
     sets = [StreamedDataset(Location(prepared), manifest, read) for read in (read_here, stream_units)]
     one, other = (StreamBatches(data, 64, order) for data in sets)
     for step in (0, 1, 2, 40, 41):
@@ -95,7 +95,9 @@ def test_a_shard_that_vanishes_is_named_through_ray(started, prepared, tmp_path)
     manifest = read_manifest(folder)
     (folder / manifest.shards[1].file).unlink()
     rows = StreamBatches(
-        StreamedDataset(Location(folder), manifest, stream_units), 64, StreamOrder(manifest.blocks(), 0, 0, 1, 100)
+        StreamedDataset(Location(folder), manifest, stream_units),
+        64,
+        StreamOrder(manifest.blocks(), manifest.group_rows, 0, 0, 1, 100),
     )
     with pytest.raises(DataError, match=r"shard-00001\.parquet cannot be read"):
         [rows.host(step, 0, 1) for step in range(40)]
