@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import torch
 from data_bench import Bench
 from data_feeds import rates, start_feeds, stop_feeds, trained, wait_for_images, worker_sizes
 from data_memory import Memory, memory, watched_for, watching
 
 from cmray.cluster.connect import connected, cores
 from cmray.cluster.data import resident_dataset
+from cmray.config.run import RunConfig
 from cmray.datasets import ImageDataset
 from cmray.datasets.shards import ShardReader, default_window
 from cmray.datasets.whole import write_shards
+from cmray.engine.batches import open_batches
+from cmray.engine.session import PlainSession, prepare_process
 
 MIB = 2**20
 
@@ -27,36 +31,45 @@ def resident_memory(bench: Bench) -> None:
     import ray
 
     manifest, raw = bench.manifest, bench.manifest.nbytes
-    tiny = _first_block(bench)
-    sizes = partial(worker_sizes, bench.run())
+    tiny, run = _first_block(bench), bench.run()
     with connected(None, raw):
         fresh = memory()
-        box = [ray.put(resident_dataset(tiny))]
-        warm = start_feeds([partial(sizes, box)] * 2, manifest.group_rows, 1)
-        wait_for_images(warm, manifest.count)
-        ray.get([feed.stop.remote() for feed in warm])
-        ray.get([feed.start.remote(partial(sizes, box), manifest.group_rows) for feed in warm])
-        wait_for_images(warm, manifest.count)
-        pa.default_memory_pool().release_unused()  # what this load left in Arrow's pool would hide the next one's
-        time.sleep(bench.args.seconds / 2)
-        before = watched_for(bench.args.seconds / 2).typical
-        ray.get([feed.stop.remote() for feed in warm])
+        workers = [ray.remote(num_cpus=1)(Walker).remote() for _ in range(2)]
+        before = _walked(workers, run, [ray.put(resident_dataset(tiny))], 3 * manifest.count, bench.args.seconds)
         with watching(0.05) as loading:
             box = [ray.put(resident_dataset(bench.place, manifest))]
-        ray.get([feed.start.remote(partial(sizes, box), manifest.count) for feed in warm])
-        wait_for_images(warm, 2 * manifest.count)
-        time.sleep(bench.args.seconds / 2)
-        steady = watched_for(bench.args.seconds / 2).typical
-        stop_feeds(warm)
+        steady = _walked(workers, run, box, 3 * manifest.count, bench.args.seconds)
     rows = [
         _memory_row("peak while loading", loading.peak - before, raw),
-        _memory_row("steady, both workers at it", steady - before, raw),
+        _memory_row("steady, after both workers' epochs", steady - before, raw),
         _memory_row("the same, over a fresh session", steady - fresh, raw),
     ]
     columns = ["moment", "heaps + store", "over raw", "heaps", "object store", "shared memory (PSS)", "sum of all PSS"]
     bench.tables.append((f"Memory of a resident dataset of {raw / MIB:,.1f} MiB, growth", columns, rows))
     bench.target("resident memory over raw bytes", (steady - before).unique / raw, "{:.2f}x", 1.1, False)
     bench.say(f"resident memory: {(steady - before).unique / raw:.2f}x of the raw bytes")
+
+
+class Walker:
+    """A worker that takes batches in its main thread, as training does, and then keeps what it has."""
+
+    def walk(self, run: RunConfig, box: list[Any], images: int) -> None:
+        import ray
+
+        prepare_process(1)
+        self.batches = open_batches(run, ray.get(box[0]), PlainSession(torch.device("cpu")))
+        for step in range(-(-images // run.train.batch_size)):
+            self.batches.batch(step, 0, 1)
+        ctypes.CDLL(None).malloc_trim(0)  # what malloc keeps for the next batch: some 10 MiB, whatever the dataset
+
+
+def _walked(workers: list[Any], run: RunConfig, box: list[Any], images: int, seconds: float) -> Memory:
+    """Memory after every worker has taken so many images."""
+    import ray
+
+    ray.get([worker.walk.remote(run, box, images) for worker in workers])
+    time.sleep(seconds / 2)
+    return watched_for(seconds / 2).typical
 
 
 def _first_block(bench: Bench) -> Path:

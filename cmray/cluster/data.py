@@ -97,7 +97,7 @@ def _batches(
     import ray.data
 
     # rows on their way take a bounded part of the object store, however large the dataset
-    _set_up(max(32 * 2**20, 8 * max(unit.rows for unit in units) * int(np.prod(manifest.shape))))
+    _set_up(max(unit.rows for unit in units) * int(np.prod(manifest.shape)))
     # items, not a range: a range is made by tasks of one whole CPU, which trials may leave none of
     positions = ray.data.from_items(list(range(len(units))), override_num_blocks=-(-len(units) // PER_TASK))
     read: Any = Reader(place, manifest, tuple(units), leave_nothing)
@@ -133,14 +133,15 @@ def _in_order(
         raise DataError(f"{place}: Ray Data gave {seen} rows, not {starts[-1]}")
 
 
-def _set_up(store_bytes: int) -> None:
+def _set_up(unit_bytes: int) -> None:
     """Rows in order, a bounded part of the object store, no progress bars and no logs of Ray Data's own."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     options = context.execution_options
     options.preserve_order = True
-    options.resource_limits = options.resource_limits.copy(object_store_memory=store_bytes)
+    options.resource_limits = options.resource_limits.copy(object_store_memory=max(32 * 2**20, 8 * unit_bytes))
+    context.target_max_block_size = unit_bytes  # tasks would else gather 128 MiB before they pass anything on
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data.dataset"):
