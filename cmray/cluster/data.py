@@ -31,8 +31,9 @@ SEGMENT, PER_TASK = 4_096, 16
 READ_CPUS = 0.25
 #: tasks of one stream at once; each new process of Ray's takes a second of a core to start
 READERS = 2
-#: seconds in which Ray frees the blocks that were just read, so that the copy for the nodes takes their place
-LET_GO = 0.5
+#: bytes that Ray frees in a second of the blocks that were just read, and the longest wait for it: the copy for the
+#: nodes is to take their place in the object store
+FREED, LONGEST = 2**26, 2.0
 
 
 def training_data(folder: Location, config: DataConfig, storage: Path) -> TrainingData | MappedDataset:
@@ -81,7 +82,7 @@ def resident_dataset(folder: Location | Path, manifest: Manifest | None = None) 
     dataset = collect(manifest, _batches(Location(folder), manifest, units, leave_nothing=True))
     gc.collect()  # Ray Data's own circles hold blocks
     pa.default_memory_pool().release_unused()  # Arrow keeps freed pages: half a CIFAR-10
-    time.sleep(LET_GO)
+    time.sleep(min(LONGEST, manifest.nbytes / FREED))
     return dataset
 
 
