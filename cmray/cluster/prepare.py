@@ -29,7 +29,7 @@ def prepare(preparation: Preparation, address: str | None, done: Callable[[int],
     decoded = isinstance(preparation.source, ArraySource)  # nothing to do but to copy
     if decoded or (address is None and left < WORTH_IT):
         return preparation.run(one_after_the_other, done)
-    with connected(address, 2**28) as capacity:
+    with connected(address) as capacity:
         return preparation.run(_RayMapper(int(capacity.cpus)), done)
 
 

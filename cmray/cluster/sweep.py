@@ -118,7 +118,8 @@ class Sweep:
 
     def work(self, stages: Sequence[Stage]) -> None:
         """Trains the stages and makes the results, on Ray."""
-        sizes = {t.data.digest: t.data.nbytes for t in self.plan.all_trials if t.run.data.feed == "resident"}
+        trained = [trial for stage in stages for trial in stage.trials]
+        sizes = {t.data.digest: t.data.nbytes for t in trained if t.run.data.feed == "resident"}
         where = f"at {self.address}" if self.address else "on this machine; it stops when the sweep ends"
         self.observer.message(f"Ray {where}")
         with connected(self.address, sum(sizes.values())) as capacity:

@@ -68,6 +68,11 @@ class ShardReader:
             table = self._files[block.shard].read_row_group(block.group, use_threads=False)
         except (pa.ArrowException, OSError, IndexError, RuntimeError) as error:
             raise DataError(f"{self.place}/{name} cannot be read: {why(error)}") from None
+        if table.column("index")[0].as_py() != block.first:
+            raise DataError(
+                f"{self.place}/{name}: block {block.group} begins with image {table.column('index')[0].as_py()}, not "
+                f"{block.first} as its manifest says; prepare the dataset again"
+            )
         if table.num_rows != block.rows:
             raise DataError(
                 f"{self.place}/{name}: block {block.group} has {table.num_rows} rows, not {block.rows} as its manifest "

@@ -130,3 +130,10 @@ def test_a_picture_in_a_folder_that_is_not_there_is_refused(tmp_path):
     assert f"--picture {tmp_path}/nodir/x.png: folder {tmp_path}/nodir does not exist" in ran.err
     assert len(ran.err.strip().splitlines()) == 1
     assert not (tmp_path / "nodir").exists()
+
+
+def test_the_help_names_every_dataset_there_is():
+    from cmray.cli.data import NAMES
+    from cmray.datasets import datasets
+
+    assert sorted(NAMES.split(", ")) == datasets.names()
