@@ -13,12 +13,15 @@ from PIL import Image
 
 from cmray.cluster.data import stream_units
 from cmray.config.run import RunConfig
+from cmray.core.files import sha256_of
 from cmray.datasets import datasets
 from cmray.datasets.images import ImageRule
 from cmray.datasets.location import Location
-from cmray.datasets.manifest import Manifest
+from cmray.datasets.manifest import Manifest, Shard
 from cmray.datasets.parquet import parquet_files
-from cmray.datasets.prepare import Preparation
+from cmray.datasets.prepare import SHARD_BYTES, Preparation
+from cmray.datasets.shards import iterate
+from cmray.datasets.writer import ShardWriter
 from cmray.engine.stream import ReadUnits, StreamedDataset
 
 #: title, columns, rows
@@ -71,16 +74,40 @@ class Bench:
             }
         )
 
-    def streamed(self, read: ReadUnits = stream_units, times: int = 1) -> StreamedDataset:
-        """The shards, as if there were `times` as many."""
-        m = self.manifest
-        larger = m.model_copy(update={"count": m.count * times, "shards": m.shards * times})
-        return StreamedDataset(self.place, larger, read)
+    def streamed(self, read: ReadUnits = stream_units) -> StreamedDataset:
+        return StreamedDataset(self.place, self.manifest, read)
+
+    def repeated(self, times: int) -> StreamedDataset:
+        """A dataset of the same images `times` over, in shards of its own."""
+        if times == 1:
+            return self.streamed()
+        m, folder = self.manifest, self.folder / f"{times}x"
+        folder.mkdir()
+        shards: list[Shard] = []
+        writer = ShardWriter(folder, m.group_rows, 0)
+        for _ in range(times):
+            for images, labels in iterate(self.place, m):
+                writer.add(images, labels)
+                if writer.bytes >= SHARD_BYTES:
+                    shards.append(_named(writer, folder, len(shards)))
+        if writer.rows:
+            shards.append(_named(writer, folder, len(shards)))
+        larger = m.model_copy(update={"count": m.count * times, "shards": tuple(shards)})
+        return StreamedDataset(Location(folder), larger, stream_units)
 
     def target(self, what: str, found: float, form: str, bound: float, at_least: bool) -> None:
         met = found >= bound if at_least else found <= bound
         wanted = f"{'at least' if at_least else 'at most'} {form.format(bound)}"
         self.targets.append([what, form.format(found), wanted, "yes" if met else "no"])
+
+
+def _named(writer: ShardWriter, folder: Path, number: int) -> Shard:
+    """Ends the writer's shard."""
+    made = writer.close()
+    assert made is not None
+    path, rows = made
+    path = path.rename(folder / f"shard-{number:05d}.parquet")
+    return Shard(file=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _digits(folder: Path) -> Path:

@@ -111,7 +111,7 @@ def stream_sizes(bench: Bench) -> None:
 
     rows, found = [], []
     for times in (1, 4, 16):
-        data = bench.streamed(times=times)
+        data = bench.repeated(times)
         with connected(None, bench.manifest.nbytes):
             box = [ray.put(data)]
             fed = start_feeds([partial(worker_sizes, bench.run(), box)], default_window(data.shape, len(data)), 1)

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from cmray.cluster.sweep import Outcome
     from cmray.config.plan import Plan
 
-#: what a sweep costs beside training: Ray, evaluation, search, report; measured on two cores
-OVERHEAD_SECONDS = 35.0
-
 
 def sweep(
     file: File,
@@ -81,24 +78,14 @@ def sweep(
 
 def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, Any]:
     """What a sweep will do, as plain values."""
-    from cmray.cluster.connect import local_capacity
-    from cmray.cluster.resources import max_concurrent
-    from cmray.cluster.stages import pending_stages, result_of, resumes_at
-    from cmray.engine.estimate import seconds_per_step
+    from cmray.cluster.forecast import forecast
+    from cmray.cluster.stages import result_of, resumes_at
 
-    speeds: dict[str, float | None] = {}
+    expected = forecast(plan, limit, here=address is None)
     trials = []
     for trial in plan.all_trials:
-        done = result_of(trial) is not None
-        at = trial.run.train.steps if done else resumes_at(trial)
-        run = trial.run
-        seconds: float | None = 0.0
-        if not done:
-            key = repr((run.net, run.objective.frozen_forwards, run.train.batch_size, run.resources))
-            if key not in speeds:
-                speeds[key] = seconds_per_step(run, trial.data.shape, trial.data.num_classes)
-            speed = speeds[key]
-            seconds = None if speed is None else speed * (run.train.steps - at)
+        run, done = trial.run, result_of(trial) is not None
+        at = run.train.steps if done else resumes_at(trial)
         r = run.resources
         trials.append(
             {
@@ -111,25 +98,14 @@ def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, A
                 "cpus": r.workers * r.cpus_per_worker,
                 "gpus": r.workers * r.gpus_per_worker,
                 "state": "done" if done else f"resumes at {at:,}" if at else "new",
-                "seconds": seconds,
+                "seconds": 0.0 if done else expected.trials[str(trial.folder)],
             }
         )
-    by_name = {t["trial"]: t["seconds"] for t in trials}
-    total: float | None = 0.0
-    for stage in pending_stages(plan):
-        known = [by_name[f"{t.experiment}/{t.name}"] for t in stage.trials]
-        if address is not None or any(s is None for s in known):  # another machine's speed and size
-            total = None
-            break
-        at_once = max_concurrent([t.run.resources for t in stage.trials], local_capacity(), limit)
-        total = (total or 0.0) + max(sum(known) / at_once, max(known))
-    if total:
-        total += OVERHEAD_SECONDS
     return {
         "experiment": plan.config.name,
         "description": plan.config.description,
         "trials": trials,
-        "seconds": total,
+        "seconds": expected.total,
         "evaluate": plan.config.evaluate.model_dump(mode="json") if plan.config.evaluate else None,
         "search": plan.config.search.model_dump(mode="json") if plan.config.search else None,
     }

@@ -84,3 +84,14 @@ def trials_by_data(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
     for trial in trials:
         groups.setdefault(f"{trial.data.digest} {trial.run.data.feed}", []).append(trial)
     return groups
+
+
+def longest_first(trials: Sequence[Trial]) -> list[Trial]:
+    """By the network passes they take, most first, so that no core waits long for the last of them."""
+
+    def passes(trial: Trial) -> float:
+        run = trial.run
+        backward = 2  # takes about two forwards
+        return run.train.steps * run.train.batch_size * (1 + backward + run.objective.frozen_forwards)
+
+    return sorted(trials, key=passes, reverse=True)

@@ -15,7 +15,7 @@ from cmray.cluster.mirror import Mirror
 from cmray.cluster.observer import Observer
 from cmray.cluster.resources import Capacity, check_fits, max_concurrent
 from cmray.cluster.results_stage import ResultsStage
-from cmray.cluster.stages import Stage, pending_stages, result_of, spec_of, trials_by_data
+from cmray.cluster.stages import Stage, longest_first, pending_stages, result_of, spec_of, trials_by_data
 from cmray.config.data_facts import DataFacts
 from cmray.config.plan import Plan, Trial
 from cmray.core.errors import DataError
@@ -166,7 +166,7 @@ class Sweep:
         return out
 
     def _ray_work(self, trials: Sequence[Trial], data: Any, concurrency: int) -> Callable[[], None]:
-        specs = [spec_of(t) for t in trials]
+        specs = [spec_of(t) for t in longest_first(trials)]
         scratch = self.plan.folder / ".ray"
 
         def work() -> None:

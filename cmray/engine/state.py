@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cmray.config.checkpoint_facts import CheckpointFacts, ema_file
-from cmray.config.run import OptimizerConfig, RunConfig
+from cmray.config.run import RunConfig
 from cmray.core.ema import EMA
 from cmray.core.errors import CheckpointError
 from cmray.core.precond import Denoise, Denoiser, RawNet
@@ -19,6 +19,7 @@ from cmray.core.rng import derive_seed, seed_device
 from cmray.engine.checkpoint import Parts, load_part
 from cmray.engine.flat import FlatModule, GradientExchange
 from cmray.engine.model import load_model
+from cmray.engine.optimizers import make_optimizer
 from cmray.engine.session import Session
 from cmray.objectives import ObjectiveContext, Roles, Transition
 
@@ -135,9 +136,7 @@ class TrainState:
         norm = grad.norm()
         if self.run.train.grad_clip is not None:
             grad.mul_((self.run.train.grad_clip / (norm + 1e-6)).clamp(max=1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr_at(self.step)
-        self.optimizer.step()
+        self.optimizer.step(self.lr_at(self.step))
         if self.target is not None:
             self.target.params.data.lerp_(self.student.params.data, 1 - self.objective.target_mu(self.step))
         self.ema.update(self.student.params)
@@ -175,8 +174,7 @@ class TrainState:
             parts[OBJECTIVE] = {name: value.detach().cpu().clone() for name, value in learned.items()}
         for rate, average in self.ema.averages.items():
             parts[ema_file(rate)] = self.student.named(average)
-        state = self.optimizer.state.get(self.student.params, {})
-        parts[OPTIMIZER] = {name: value.detach().cpu().clone() for name, value in state.items()}
+        parts[OPTIMIZER] = {name: value.cpu().clone() for name, value in self.optimizer.state().items()}
         return parts
 
     def facts(self) -> CheckpointFacts:
@@ -207,24 +205,7 @@ class TrainState:
                 self.objective.times.load_state(part(OBJECTIVE))
             for rate, average in self.ema.averages.items():
                 self.student.load(part(ema_file(rate)), into=average)
-            optimizer = part(OPTIMIZER)
+            self.optimizer.load(part(OPTIMIZER))
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path} does not fit this run: {error}") from None
-        # the optimizer knows on which device it wants its scalar `step`: a fused one on the GPU, others on the CPU
-        state = {0: optimizer} if optimizer else {}  # an optimizer that was just reset has none
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.step, self.nimg, self.seconds = facts.step, facts.nimg, facts.seconds
-
-
-def make_optimizer(config: OptimizerConfig, params: nn.Parameter) -> torch.optim.Optimizer:
-    """The optimizer over one flat parameter; fused where torch has a fused one."""
-    common: dict[str, Any] = {
-        "lr": config.lr,
-        "betas": config.betas,
-        "eps": config.eps,
-        "weight_decay": config.weight_decay,
-    }
-    if config.name == "radam":
-        return torch.optim.RAdam([params], **common, decoupled_weight_decay=True)
-    cls = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return cls([params], **common, fused=True)
