@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from cmray import __version__
-from cmray.cli import data, doctor, evaluate, report, sample, sweep, theory, train, ui
+from cmray.cli import data, doctor, evaluate, report, sample, search, sweep, theory, train, ui
 from cmray.cli.console import errors
 from cmray.core.errors import CmrayError
 
@@ -45,7 +45,7 @@ def _root(
 app.command("sweep")(sweep.sweep)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
-app.command("search")(evaluate.search)
+app.command("search")(search.search)
 app.command("sample")(sample.sample)
 app.command("report")(report.report)
 app.command("theory")(theory.theory)

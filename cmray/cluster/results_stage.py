@@ -27,12 +27,14 @@ from cmray.engine.results import (
     planned,
     recorded_value,
     reference_for,
+    subject,
+)
+from cmray.engine.searching import (
     search_grid,
     search_key,
     search_path,
     search_times,
     searched_measurement,
-    subject,
 )
 from cmray.report.grids import image_grid
 from cmray.tracking.records import Search

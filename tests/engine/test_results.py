@@ -21,10 +21,9 @@ from cmray.engine.results import (
     is_recorded,
     recorded_value,
     reference_for,
-    search_times,
-    searched_measurement,
     subject,
 )
+from cmray.engine.searching import search_times, searched_measurement
 from cmray.metrics.extractors import extractors
 
 

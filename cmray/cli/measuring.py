@@ -1,0 +1,75 @@
+"""What `cmray evaluate` and `cmray search` share: options, the model, the reference, and a place to work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cmray.engine.evaluator import Pool
+    from cmray.engine.results import Reference, Subject
+
+Metric = Annotated[str, typer.Option("--metric", help="fd/EXTRACTOR.")]
+NumSamples = Annotated[int, typer.Option("--num-samples", min=2, help="Generated images per number.")]
+Parallel = Annotated[int, typer.Option("--parallel", min=1, metavar="N", help="Ray actors; 1 works in this process.")]
+#: seeds that go through the network at once; part of what a number means
+BLOCK = 256
+
+
+def subject_of(run: str, storage: Path, tracking_uri: str | None) -> Subject:
+    from cmray.cli.places import find_run
+    from cmray.engine.results import subject
+
+    found = find_run(run, storage, tracking_uri)
+    return subject(found.folder, found.checkpoint)
+
+
+@contextmanager
+def setting(
+    who: Subject, metric: str, parallel: int, address: str | None, storage: Path
+) -> Iterator[tuple[Reference, Pool]]:
+    """The reference of the data the model was trained on, and a place to work."""
+    from cmray.cluster.connect import check_reachable, connected, local_capacity, ray_address
+    from cmray.cluster.resources import check_pool
+    from cmray.config.data_facts import facts_of
+    from cmray.config.fields import check_metric, extractor_of
+    from cmray.core.errors import ConfigError
+    from cmray.engine.evaluator import InlinePool
+    from cmray.engine.results import reference_for
+    from cmray.engine.session import default_device, prepare_process
+
+    try:
+        extractor = extractor_of(check_metric(metric))
+    except ValueError as error:
+        raise ConfigError(f"--metric: {error}") from None
+    inline = parallel == 1 and address is None
+    where = ray_address(address)
+    if not inline and where is None:
+        check_pool(parallel, local_capacity())
+    elif not inline and where is not None:
+        check_reachable(where)
+    reference = reference_for(facts_of(who.run.data, storage), extractor, storage)
+    if inline:
+        prepare_process(1)
+        yield reference, InlinePool(default_device())
+        return
+    with connected(where) as capacity:
+        from cmray.cluster.evaluate import EvaluatorPool
+
+        check_pool(parallel, capacity)
+        pool = EvaluatorPool(parallel, cpus=1, gpus=1.0 if capacity.gpus >= parallel else 0.0)
+        try:
+            yield reference, pool
+        finally:
+            pool.close()
+
+
+def note(metric: str, reference: Reference) -> str:
+    return (
+        f"{metric}: Fréchet distance to {reference.statistics.n:,} images of {reference.dataset} "
+        f"({reference.sha256[:8]}), not FID"
+    )
