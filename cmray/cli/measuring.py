@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from cmray.engine.evaluator import Pool
+    from cmray.engine.references import Against
     from cmray.engine.results import Reference, Subject
 
 Metric = Annotated[str, typer.Option("--metric", help="fd/EXTRACTOR.")]
@@ -20,12 +21,60 @@ Parallel = Annotated[int, typer.Option("--parallel", min=1, metavar="N", help="R
 BLOCK = 256
 
 
-def subject_of(run: str, storage: Path, tracking_uri: str | None) -> Subject:
+def subject_of(run: str, storage: Path, tracking_uri: str | None, weights: str | None = None) -> Subject:
     from cmray.cli.places import find_run
     from cmray.engine.results import subject
 
     found = find_run(run, storage, tracking_uri)
-    return subject(found.folder, found.checkpoint)
+    return subject(found.folder, found.checkpoint, weights)
+
+
+def against_of(reference: Path | None, data: str | None, who: Subject | None, storage: Path) -> Against:
+    """What is measured against: --reference FILE, --reference-data NAME_OR_FOLDER, else the data a model learned."""
+    from cmray.config.data_facts import facts_of
+    from cmray.core.errors import ConfigError, DataError
+    from cmray.engine.images import find_images, image_set_of
+    from cmray.engine.references import Against
+    from cmray.metrics.reference import read_published
+
+    if reference is not None and data is not None:
+        raise ConfigError(f"--reference {reference} and --reference-data {data}: leave one of them out")
+    if reference is not None:
+        try:
+            return Against(published=read_published(reference.expanduser()))
+        except DataError as error:
+            raise DataError(f"--reference: {error}") from None
+    if data is not None:
+        return Against(find_images(data, storage, "--reference-data"))
+    return Against(image_set_of(facts_of(who.run.data, storage))) if who else Against()
+
+
+@contextmanager
+def working(parallel: int, address: str | None) -> Iterator[Pool]:
+    """A place to work: this process, or actors on a Ray that is started here or joined."""
+    from cmray.cluster.connect import check_reachable, connected, local_capacity, ray_address
+    from cmray.cluster.resources import check_pool
+    from cmray.engine.evaluator import InlinePool
+    from cmray.engine.session import default_device, prepare_process
+
+    where = ray_address(address)
+    if parallel == 1 and address is None:
+        prepare_process(1)
+        yield InlinePool(default_device())
+        return
+    if where is None:
+        check_pool(parallel, local_capacity())
+    else:
+        check_reachable(where)
+    with connected(where) as capacity:
+        from cmray.cluster.evaluate import EvaluatorPool
+
+        check_pool(parallel, capacity)
+        pool = EvaluatorPool(parallel, cpus=1, gpus=1.0 if capacity.gpus >= parallel else 0.0)
+        try:
+            yield pool
+        finally:
+            pool.close()
 
 
 @contextmanager
@@ -33,39 +82,17 @@ def setting(
     who: Subject, metric: str, parallel: int, address: str | None, storage: Path
 ) -> Iterator[tuple[Reference, Pool]]:
     """The reference of the data the model was trained on, and a place to work."""
-    from cmray.cluster.connect import check_reachable, connected, local_capacity, ray_address
-    from cmray.cluster.resources import check_pool
     from cmray.config.data_facts import facts_of
     from cmray.config.fields import check_metric, extractor_of
     from cmray.core.errors import ConfigError
-    from cmray.engine.evaluator import InlinePool
     from cmray.engine.results import reference_for
-    from cmray.engine.session import default_device, prepare_process
 
     try:
         extractor = extractor_of(check_metric(metric))
     except ValueError as error:
         raise ConfigError(f"--metric: {error}") from None
-    inline = parallel == 1 and address is None
-    where = ray_address(address)
-    if not inline and where is None:
-        check_pool(parallel, local_capacity())
-    elif not inline and where is not None:
-        check_reachable(where)
-    reference = reference_for(facts_of(who.run.data, storage), extractor, storage)
-    if inline:
-        prepare_process(1)
-        yield reference, InlinePool(default_device())
-        return
-    with connected(where) as capacity:
-        from cmray.cluster.evaluate import EvaluatorPool
-
-        check_pool(parallel, capacity)
-        pool = EvaluatorPool(parallel, cpus=1, gpus=1.0 if capacity.gpus >= parallel else 0.0)
-        try:
-            yield reference, pool
-        finally:
-            pool.close()
+    with working(parallel, address) as pool:
+        yield reference_for(facts_of(who.run.data, storage), extractor, storage, pool), pool
 
 
 def note(metric: str, reference: Reference) -> str:

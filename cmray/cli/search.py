@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cmray.cli.console import errors, print_json, say
 from cmray.cli.measuring import BLOCK, Metric, NumSamples, Parallel, note, setting, subject_of
-from cmray.cli.options import DEFAULT_STORAGE, Address, Json, RunName, Storage, TrackingUri, command, numbers
+from cmray.cli.options import DEFAULT_STORAGE, Address, Json, Storage, TrackingUri, command, numbers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cmray.config.experiment import SearchConfig
+    from cmray.engine.results import Subject
+    from cmray.tracking.records import Evaluation, Search
 
 
 def search(
-    run: RunName,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="EXPERIMENT/TRIAL, a trial's name, or its beginning, an MLflow run id, or a checkpoint folder. "
+            "Several models of one dataset are searched together.",
+            show_default=False,
+        ),
+    ],
     nfe: Annotated[str, typer.Option("--nfe", metavar="2,3", help="Budgets whose times are searched.")] = "2",
     num_sigmas: Annotated[
         int | None, typer.Option("--num-sigmas", min=3, help="Points of the grid; default the model's own N.")
     ] = None,
     metric: Metric = "fd/digits",
     mode: Annotated[
-        str, typer.Option("--mode", help="exact, or reference: the paper's code, which misses either end of the grid.")
-    ] = "exact",
+        str,
+        typer.Option(
+            "--mode",
+            help="ternary; section: as many candidates at once as --parallel serves; exhaustive: the whole grid; "
+            "continuous: log sigma, no grid; reference: the paper's code, which misses either end of the grid.",
+        ),
+    ] = "ternary",
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", help="How finely continuous resolves log sigma; default 0.05.")
+    ] = None,
+    confirm: Annotated[
+        int | None,
+        typer.Option("--confirm", metavar="N", help="Measure times within the noise of the best again on N samples."),
+    ] = None,
     num_samples: NumSamples = 10_000,
     parallel: Parallel = 1,
     address: Address = None,
@@ -28,62 +55,135 @@ def search(
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
-    """Search the sampling times of a consistency model, one after the other.
+    """Search the sampling times of consistency models, one time after the other.
 
-    Example: cmray search quickstart/cd-1a2b3c --nfe 2,3
+    Example: cmray search quickstart/cd-1a2b3c --nfe 2,3 --mode section --parallel 2
     """
-    budgets = numbers(nfe, "--nfe", int) or []
-    from pydantic import ValidationError
-
     from cmray.cli.progress import Progress
-    from cmray.config.experiment import SearchConfig
-    from cmray.core.errors import CmrayError, ConfigError
     from cmray.engine.results import evaluate as measure
-    from cmray.engine.results import recorded_value
-    from cmray.engine.searching import search_grid, search_times, searched_measurement
+    from cmray.engine.results import recorded
+    from cmray.engine.searching import SearchOf, search_grid, search_together, searched_measurement
 
+    config = _config(nfe, num_sigmas, num_samples, mode, tolerance, confirm)
     storage = storage.expanduser().absolute()
-    who = subject_of(run, storage, tracking_uri)
-    if who.kind != "consistency":
-        raise CmrayError(f"{run} is a {who.kind} model; sampling times are searched for consistency models")
-    try:
-        options = {"nfe": tuple(budgets), "num_sigmas": num_sigmas, "num_samples": num_samples, "mode": mode}
-        config = SearchConfig.model_validate(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        given = f"--mode {mode}" if first["loc"] == ("mode",) else f"--nfe {nfe}"
-        raise ConfigError(f"{given}: {first['msg'].removeprefix('Value error, ')}") from None
-    for n in config.nfe:
-        search_grid(who.run, config, n)  # says now if it has too few points
-    with setting(who, metric, parallel, address, storage) as (reference, pool):
-        progress, found = Progress(errors), []
+    models = _models(runs, storage, tracking_uri)
+    for who in models.values():
+        for n in config.nfe:
+            search_grid(who.run, config, n)  # says now if it has too few points
+    with setting(next(iter(models.values())), metric, parallel, address, storage) as (reference, pool):
+        progress, found = Progress(errors), []  # of (run, its search, the reported number)
         try:
             for n in config.nfe:
-                title = f"Searching {n - 1} time{'s' if n > 2 else ''}"
-                result = search_times(
-                    who,
-                    config,
-                    n,
-                    reference,
-                    pool,
-                    BLOCK,
-                    lambda count, *_, title=title: progress.task(title, count, None),
-                )
-                final = searched_measurement(who, result, num_samples, BLOCK)
-                measure([final], reference, pool)
-                found.append((result, recorded_value(final, reference)))
+                title, done = f"Searching {n - 1} time{'s' if n > 2 else ''}", dict.fromkeys(models, 0)
+                if len(models) > 1:
+                    title += f" of {len(models)} models"
+                searches = {run: SearchOf(who, config, n, reference, pool.size, BLOCK) for run, who in models.items()}
+                names = {id(s): run for run, s in searches.items()}
+
+                def told(search: SearchOf, count: int, *_: float, title=title, done=done, names=names) -> None:
+                    done[names[id(search)]] = count
+                    progress.task(title, sum(done.values()), None)
+
+                results = search_together(list(searches.values()), pool, told)
+                finals = [
+                    searched_measurement(who, result, num_samples, BLOCK)
+                    for who, result in zip(models.values(), results, strict=True)
+                ]
+                measure(finals, reference, pool)
+                found += zip(models, results, [recorded(final, reference) for final in finals], strict=True)
         finally:
             progress.close()
         if as_json:
-            print_json([{"reported": value, **s.model_dump(mode="json")} for s, value in found])
-            return
-        for s, value in found:
-            times = ",".join(f"{t:.4g}" for t in s.times)
-            say(
-                f"{s.nfe} NFE: times {times}  {metric} {value:.3f} on fresh seeds ({s.value:.3f} while searching, "
-                f"{len(s.points)} evaluations)"
+            print_json(
+                [
+                    {
+                        "run": run,
+                        "reported": number.value,
+                        "reported_low": number.low,
+                        "reported_high": number.high,
+                        **s.model_dump(mode="json"),
+                    }
+                    for run, s, number in found
+                ]
             )
+            return
+        for run, s, number in found:
+            _show(f"{run}, " if len(models) > 1 else "", s, number)
         say(note(metric, reference))
-        times = ",".join(f"{t:.4g}" for t in found[-1][0].times)
-        following = command("sample", run, "--times", times, "--out", "samples.png", storage=storage)
-        say(f"next: {following}")
+        run, last, _ = found[-1]
+        say(f"next: {command('sample', run, '--times', _times(last), '--out', 'samples.png', storage=storage)}")
+
+
+def _show(of: str, s: Search, number: Evaluation) -> None:
+    """Which times were found, what they are worth, and which others may be as good."""
+    between = "" if number.low is None else f" ({number.low:.3f} to {number.high:.3f})"
+    say(
+        f"{of}{s.nfe} NFE: times {_times(s)}  {s.provenance.metric} {number.value:.3f}{between} on fresh seeds, "
+        f"{s.value:.3f} while searching ({len(s.points)} evaluations)"
+    )
+    start = 0
+    for time, count in zip(s.times[1:], s.rounds, strict=True):
+        points = s.points[start : start + count]
+        start += count
+        rivals = [f"{t:.4g}" for t in sorted((p.sigma for p in points if p.tied), reverse=True)]
+        if rivals:
+            # the number that tells them apart, or does not: what was measured again, or what was searched on
+            again = any(p.confirmed is not None for p in points)
+            n = s.confirm_samples if again and s.confirm_samples else s.provenance.n
+            say(f"on {n:,} samples {time:.4g} cannot be told apart from {', '.join(rivals)}")
+
+
+def _times(s: Search) -> str:
+    return ",".join(f"{t:.4g}" for t in s.times)
+
+
+def _config(
+    nfe: str, num_sigmas: int | None, num_samples: int, mode: str, tolerance: float | None, confirm: int | None
+) -> SearchConfig:
+    """The options as a config; raises ConfigError with the option that is wrong."""
+    budgets = numbers(nfe, "--nfe", int) or []
+    from pydantic import ValidationError
+
+    from cmray.config.experiment import SearchConfig
+    from cmray.core.errors import ConfigError
+
+    given: dict[str, object] = {
+        "nfe": tuple(budgets),
+        "num_sigmas": num_sigmas,
+        "num_samples": num_samples,
+        "mode": mode,
+        "tolerance": tolerance,
+        "confirm_samples": confirm,
+    }
+    try:
+        return SearchConfig.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        text = first["msg"].removeprefix("Value error, ")
+        shown = {
+            "mode": f"--mode {mode}",
+            "tolerance": f"--tolerance {tolerance}",
+            "confirm_samples": f"--confirm {confirm}",
+        }
+        field = str(first["loc"][0]) if first["loc"] else next((name for name in shown if text.startswith(name)), "nfe")
+        raise ConfigError(f"{shown.get(field, f'--nfe {nfe}')}: {text}") from None
+
+
+def _models(runs: list[str], storage: Path, tracking_uri: str | None) -> dict[str, Subject]:
+    """The consistency models that are named, all of one dataset. Raises CmrayError."""
+    from cmray.core.errors import CmrayError
+
+    models: dict[str, Subject] = {}
+    for run in runs:
+        who = subject_of(run, storage, tracking_uri)
+        if who.kind != "consistency":
+            raise CmrayError(f"{run} is a {who.kind} model; sampling times are searched for consistency models")
+        for other, known in models.items():
+            if known.checkpoint == who.checkpoint:
+                raise CmrayError(f"{run} and {other} are the same model; name each once")
+            if known.run.data != who.run.data:
+                raise CmrayError(
+                    f"{run} was trained on other data than {other}; search models of one dataset together, others apart"
+                )
+        models[run] = who
+    return models

@@ -31,6 +31,7 @@ class EvaluatorPool:
 
     def __init__(self, size: int, cpus: float = 1, gpus: float = 0):
         actor = ray.remote(num_cpus=cpus, num_gpus=gpus)(_EvaluatorActor)
+        self.size = size
         self._make = lambda: actor.remote(max(1, int(cpus)), gpus > 0)
         self._actors: list[Any] = [self._make() for _ in range(size)]
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cmray.config.fields import METRIC_HELP, Budgets, Metric, extractor_of
+from cmray.config.fields import Budgets
+from cmray.config.metric import METRICS_HELP, AnyMetric, MetricSpec, Wanted, parse_metric
 from cmray.config.run import RunConfig
 from cmray.core.rng import numpy_generator
 from cmray.core.strict import Strict
@@ -81,8 +82,15 @@ class PanelConfig(Strict):
 class EvaluateConfig(Strict):
     """The results stage: what is measured on every finished trial."""
 
-    metric: Metric = Field(default="fd/digits", description=METRIC_HELP)
+    metric: AnyMetric = Field(default="fd/digits", description="MEASURE/EXTRACTOR, the one that ranks models")
+    metrics: tuple[Wanted, ...] = Field(
+        default=(),
+        description=f"more of them from the same samples, each {METRICS_HELP}; may give `metric` its options",
+    )
     num_samples: int = Field(default=10_000, ge=2)
+    repeats: int = Field(
+        default=1, ge=1, le=100, description="blocks of num_samples seeds; above 1 a number is their mean, with spread"
+    )
     block: int = Field(
         default=256, ge=1, description="seeds generated and measured together; part of the number's identity"
     )
@@ -94,7 +102,22 @@ class EvaluateConfig(Strict):
 
     @property
     def extractor(self) -> str:
-        return extractor_of(self.metric)
+        return self.metric.partition("/")[2]
+
+    @property
+    def wanted(self) -> tuple[MetricSpec, ...]:
+        """All metrics with their options, the one that ranks first."""
+        ranking = next((m for m in self.metrics if m.name == self.metric), None) or parse_metric(self.metric)
+        return (ranking, *(m for m in self.metrics if m != ranking))
+
+    @field_validator("metrics")
+    @classmethod
+    def _distinct(cls, value: tuple[MetricSpec, ...]) -> tuple[MetricSpec, ...]:
+        names = [m.name for m in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is listed twice; an experiment measures each metric with one set of options")
+        return value
 
     @field_validator("teacher_nfe")
     @classmethod
@@ -115,7 +138,7 @@ class EvaluateConfig(Strict):
 
 
 class SearchConfig(Strict):
-    """Greedy search of sampling times on a grid of noise levels."""
+    """Greedy search of sampling times, one after the other."""
 
     nfe: Budgets = Field(default=(2,), min_length=1)
     num_sigmas: int | None = Field(
@@ -123,8 +146,23 @@ class SearchConfig(Strict):
     )
     num_samples: int = Field(default=10_000, ge=2)
     trials: Literal["best", "all"] = "best"
-    mode: Literal["exact", "reference"] = Field(
-        default="exact", description="reference asks what the paper's code asks, in its order, and misses either end"
+    mode: Literal["ternary", "section", "exhaustive", "continuous", "reference"] = Field(
+        default="ternary",
+        description="section cuts with as many candidates as the pool serves, exhaustive tries the whole grid, "
+        "continuous searches log sigma; reference asks what the paper's code asks, in its order, and misses either end",
+    )
+    parallel: int | None = Field(
+        default=None,
+        ge=1,
+        description="candidates of a round of section and continuous; null takes what the pool works on at once",
+    )
+    tolerance: float | None = Field(
+        default=None, gt=0, le=1, description="how finely continuous resolves log sigma; null is 0.05"
+    )
+    confirm_samples: int | None = Field(
+        default=None,
+        ge=2,
+        description="times within the noise of the best are measured again on so many further samples; null does not",
     )
 
     @field_validator("nfe")
@@ -138,6 +176,23 @@ class SearchConfig(Strict):
     def _room(self) -> SearchConfig:
         if self.num_sigmas is not None and max(self.nfe) > self.num_sigmas - 1:
             raise ValueError(f"nfe {max(self.nfe)} needs a grid of more than num_sigmas {self.num_sigmas} points")
+        return self
+
+    @model_validator(mode="after")
+    def _of_the_mode(self) -> SearchConfig:
+        if self.parallel is not None and self.mode not in ("section", "continuous"):
+            raise ValueError(f"parallel is {self.parallel}, but mode is {self.mode}; it is for section and continuous")
+        if self.tolerance is not None and self.mode != "continuous":
+            raise ValueError(f"tolerance is {self.tolerance}, but mode is {self.mode}; it is for continuous")
+        if self.num_sigmas is not None and self.mode == "continuous":
+            raise ValueError(f"num_sigmas is {self.num_sigmas}, but mode continuous has no grid; give tolerance")
+        if self.confirm_samples is not None:
+            if self.mode == "reference":
+                raise ValueError("confirm_samples is given, but mode reference measures what the reference does, once")
+            if self.confirm_samples <= self.num_samples:
+                raise ValueError(
+                    f"confirm_samples {self.confirm_samples} must be more than num_samples {self.num_samples}"
+                )
         return self
 
 

@@ -6,7 +6,7 @@ the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from cmray.core.errors import DataError
 from cmray.core.precond import to_pixels
-from cmray.engine.measure import block_statistics, merge_in_order, seed_blocks
+from cmray.engine.images import ImageReader, ImageSet
+from cmray.engine.measure import Gathered, Wanted, pixels_of, seed_blocks
 from cmray.engine.model import Model, load_model
+from cmray.engine.parts import Arrays, kept
+from cmray.engine.prefix import Recalling, read_prefix, spent_on, write_prefix
 from cmray.metrics.extractors import Extractor, extractors
-from cmray.metrics.statistics import FeatureStatistics
 from cmray.samplers import samplers
 
 #: blocks of seeds in one task; the unit that is merged by the driver
@@ -27,14 +30,33 @@ BLOCKS_PER_CHUNK = 8
 
 @dataclass(frozen=True)
 class SampleTask:
-    """One chunk: which model, how, which seeds. Everything plain, so that it travels."""
+    """One chunk: which model, how, which seeds, what is wanted of them. Everything plain, so that it travels.
+
+    Args:
+        weights: "student" or "ema RATE"; None is the first EMA.
+        keep: the file that the arrays go to; None hands them back.
+    """
 
     checkpoint: str
     sampler: dict[str, Any]
-    extractor: str
+    wanted: tuple[Wanted, ...]
     first_seed: int
     count: int
     block: int
+    weights: str | None = None
+    keep: str | None = None
+
+
+@dataclass(frozen=True)
+class ImagesTask:
+    """One chunk of images that are there already. `keep` as in SampleTask."""
+
+    images: ImageSet
+    wanted: tuple[Wanted, ...]
+    first: int
+    count: int
+    block: int
+    keep: str | None = None
 
 
 class Evaluator:
@@ -42,43 +64,129 @@ class Evaluator:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self._models: dict[str, Model] = {}
+        self._models: dict[tuple[str, str | None], Model] = {}
         self._extractors: dict[str, Extractor] = {}
+        self._readers: dict[ImageSet, ImageReader] = {}
 
-    def _model(self, checkpoint: str) -> Model:
-        if checkpoint not in self._models:
-            self._models = {checkpoint: load_model(Path(checkpoint), self.device)}  # one at a time: they may be large
-        return self._models[checkpoint]
+    def _model(self, checkpoint: str, weights: str | None = None) -> Model:
+        key = (checkpoint, weights)
+        if key not in self._models:
+            self._models = {key: load_model(Path(checkpoint), self.device, weights)}  # one at a time: may be large
+        return self._models[key]
 
-    def measure(self, task: SampleTask) -> dict[str, np.ndarray]:
-        model = self._model(task.checkpoint)
-        if task.extractor not in self._extractors:
-            self._extractors[task.extractor] = extractors.parse(task.extractor).build(self.device)
-        extractor, sampler = self._extractors[task.extractor], samplers.parse(task.sampler)
+    def _extractor(self, extractor: Any) -> Extractor:
+        """By a registered name, or a mapping of the name and its options."""
+        key = repr(extractor)
+        if key not in self._extractors:
+            self._extractors[key] = extractors.parse(extractor).build(self.device)
+        return self._extractors[key]
 
-        def generate(seeds: Sequence[int]) -> torch.Tensor:
-            return model.images(sampler, seeds, block=task.block)
+    def measure(self, task: SampleTask) -> Arrays:
+        """What the wanted extractors say of the samples of a chunk, all of them from one pass over the samples."""
+        model, sampler = self._model(task.checkpoint, task.weights), samplers.parse(task.sampler)
 
-        blocks = seed_blocks(task.first_seed, task.count, task.block)
-        return merge_in_order([block_statistics(generate, extractor, seeds) for seeds in blocks]).to_arrays()
+        def images() -> Iterable[torch.Tensor]:
+            for seeds in seed_blocks(task.first_seed, task.count, task.block):
+                yield pixels_of(lambda seeds: model.images(sampler, seeds, block=task.block), seeds)
+
+        try:
+            return self._said(task, images())
+        except DataError as error:
+            raise DataError(f"{Path(task.checkpoint)} ({model.weights}, {sampler.title}): {error}") from None
+
+    def describe(self, task: ImagesTask) -> Arrays:
+        """What the wanted extractors say of a range of images that are there already."""
+
+        def images() -> Iterable[torch.Tensor]:
+            if task.images not in self._readers:
+                self._readers = {task.images: ImageReader(task.images)}
+            pixels = torch.from_numpy(np.array(self._readers[task.images].read(task.first, task.count)))
+            yield from pixels.split(task.block)
+
+        return self._said(task, images())
+
+    def _said(self, task: SampleTask | ImagesTask, images: Iterable[torch.Tensor]) -> Arrays:
+        def make() -> Arrays:
+            gathered = [Gathered(self._extractor(w.extractor), w) for w in task.wanted]
+            for block in images:
+                for one in gathered:
+                    one.add(block)
+            return {name: array for one in gathered for name, array in one.arrays().items()}
+
+        return kept(task.keep, {name for w in task.wanted for name in w.arrays()}, make)
+
+    def measure_extending(self, task: SampleTask, prefix: str | None, *more: Any) -> tuple[Any, int]:
+        """What `measure` returns, bit for bit, and how many images the network evaluated.
+
+        Args:
+            prefix: a file of `keep_prefix` for the same seeds and all times but the last, whose samples are gone on
+                from; None, or a file that is not there, samples from the first time.
+            more: further arguments of `measure`.
+        """
+        model = self._model(task.checkpoint, task.weights)
+        recalling = Recalling.of(model, task.first_seed, read_prefix(prefix))
+        self._models[task.checkpoint, task.weights] = recalling
+        try:
+            return self.measure(task, *more), recalling.spent
+        finally:
+            self._models[task.checkpoint, task.weights] = model
+
+    def keep_prefix(self, task: SampleTask, file: str, before: str | None) -> int:
+        """Samples of a chunk, kept in a file; returns how many images the network evaluated for it, now or earlier.
+
+        Args:
+            before: the file for all times but the last, as in `measure_extending`.
+        """
+        if (there := spent_on(file)) is not None:
+            return there
+        model = Recalling.of(self._model(task.checkpoint, task.weights), task.first_seed, read_prefix(before))
+        seeds = range(task.first_seed, task.first_seed + task.count)
+        write_prefix(file, model.images(samplers.parse(task.sampler), seeds, block=task.block), model.spent)
+        return model.spent
 
     def images(self, checkpoint: str, sampler: dict[str, Any], seeds: list[int]) -> np.ndarray:
         return to_pixels(self._model(checkpoint).images(samplers.parse(sampler), seeds)).numpy()
 
 
 def chunks(
-    checkpoint: Path, sampler: dict[str, Any], extractor: str, first_seed: int, count: int, block: int
+    checkpoint: Path,
+    sampler: dict[str, Any],
+    wanted: Sequence[Wanted],
+    first_seed: int,
+    count: int,
+    block: int,
+    weights: str | None = None,
+    keep: Path | None = None,
 ) -> list[SampleTask]:
-    """The fixed chunks of one measurement."""
-    size = block * BLOCKS_PER_CHUNK
+    """The fixed chunks of one measurement. `keep` is a folder for what they give."""
     return [
-        SampleTask(str(checkpoint), sampler, extractor, r.start, len(r), block)
-        for r in seed_blocks(first_seed, count, size)
+        SampleTask(
+            str(checkpoint),
+            sampler,
+            tuple(wanted),
+            r.start,
+            len(r),
+            block,
+            weights,
+            None if keep is None else str(keep / f"{r.start}-{len(r)}.npz"),
+        )
+        for r in seed_blocks(first_seed, count, block * BLOCKS_PER_CHUNK)
     ]
 
 
-def merge_chunks(results: Sequence[dict[str, np.ndarray]]) -> FeatureStatistics:
-    return merge_in_order([FeatureStatistics.from_arrays(result) for result in results])
+def image_chunks(images: ImageSet, wanted: Sequence[Wanted], block: int, keep: Path | None = None) -> list[ImagesTask]:
+    """The fixed chunks of images that are there already."""
+    return [
+        ImagesTask(
+            images,
+            tuple(wanted),
+            r.start,
+            len(r),
+            block,
+            None if keep is None else str(keep / f"{r.start}-{len(r)}.npz"),
+        )
+        for r in seed_blocks(0, images.count, block * BLOCKS_PER_CHUNK)
+    ]
 
 
 #: a method of Evaluator and its arguments
@@ -87,6 +195,11 @@ Call = tuple[str, tuple[Any, ...]]
 
 class Pool(Protocol):
     """Works through calls, anywhere and in any order."""
+
+    @property
+    def size(self) -> int:
+        """How many calls are worked on at once."""
+        ...
 
     def run(self, calls: Sequence[Call], got: Callable[[int, Any], None] = lambda *_: None) -> list[Any]:
         """Results in the order of the calls; `got` is told each (call's index, result) as it comes."""
@@ -97,6 +210,8 @@ class Pool(Protocol):
 
 class InlinePool:
     """One evaluator, in this process."""
+
+    size = 1
 
     def __init__(self, device: torch.device):
         self._evaluator = Evaluator(device)

@@ -4,64 +4,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from statistics import fmean, stdev
+from typing import Any, Literal
 
 from cmray.config.checkpoint_facts import ema_file, read_checkpoint_facts
-from cmray.config.data_facts import DataFacts
 from cmray.config.identity import content_hash
+from cmray.config.metric import MetricSpec, parse_metric
 from cmray.config.run import RunConfig
+from cmray.core.errors import CheckpointError, DataError
 from cmray.core.files import write_atomic
-from cmray.core.rng import SEED_BASE
-from cmray.datasets.manifest import read_manifest
-from cmray.datasets.shards import iterate
-from cmray.datasets.verified import verify_once
-from cmray.engine.evaluator import Pool, chunks, merge_chunks
+from cmray.core.rng import SEED_BASE, derive_seed
+from cmray.engine.evaluator import Pool
+from cmray.engine.images import ImageSet
 from cmray.engine.model import make_sampler
-from cmray.metrics.extractors import Extractor, extractors
-from cmray.metrics.frechet import frechet_distance
-from cmray.metrics.reference import reference_statistics
-from cmray.metrics.statistics import FeatureStatistics
+from cmray.engine.parts import forget, read_arrays
+from cmray.engine.passes import passes_of
+from cmray.engine.references import Reference
+from cmray.engine.references import reference_for as reference_for
+from cmray.engine.sides import BLOCKS, REFERENCE_BLOCK, Progress, described, extractor_facts
+from cmray.metrics.extractors import extractors
+from cmray.metrics.measures.base import Estimate
 from cmray.objectives import Kind
 from cmray.samplers import Sampler
-from cmray.tracking.records import Evaluation, Provenance
+from cmray.tracking.records import Evaluation, Provenance, SeedBlock
 
-
-@dataclass(frozen=True)
-class Reference:
-    """The side that samples are measured against: the statistics of a dataset in an extractor's features."""
-
-    extractor: str
-    extractor_sha256: str
-    statistics: FeatureStatistics
-    sha256: str
-    dataset: str
-    split: str
-
-
-def reference_for(data: DataFacts, extractor_name: str, storage: Path) -> Reference:
-    """The reference statistics of a prepared dataset, from <storage>/reference/, computed where they are missing."""
-    extractor: Extractor = extractors.parse(extractor_name).build(torch.device("cpu"))
-    key = content_hash([data.digest, extractor_name, extractor.sha256])[:16]
-    path = storage / "reference" / f"{data.name}-{extractor_name}-{key}.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as arrays:
-            statistics = FeatureStatistics.from_arrays(arrays)
-    else:
-        manifest = read_manifest(data.folder)
-        verify_once(data.folder, manifest, storage / "verified")
-        statistics = reference_statistics(extractor, (images for images, _ in iterate(data.folder, manifest)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = path.with_suffix(f".{time.time_ns()}.tmp")
-        with tmp.open("wb") as file:
-            np.savez(file, **statistics.to_arrays())  # type: ignore[arg-type]
-        tmp.replace(path)
-    return Reference(extractor_name, extractor.sha256, statistics, statistics.sha256(), data.name, data.split)
+#: one, or one for each extractor
+References = Reference | Sequence[Reference]
 
 
 @dataclass(frozen=True)
@@ -71,7 +42,7 @@ class Subject:
     folder: Path  # of the trial; records go to its evaluations/ and searches/
     checkpoint: Path
     run: RunConfig
-    weights: str
+    weights: str  # "ema 0.999" or "student"
     weights_sha256: str
 
     @property
@@ -80,17 +51,34 @@ class Subject:
         return self.run.objective.kind
 
 
-def subject(trial_folder: Path, checkpoint: Path) -> Subject:
-    """The model of a checkpoint, without loading it. Raises CheckpointError."""
+def subject(trial_folder: Path, checkpoint: Path, weights: str | None = None) -> Subject:
+    """The model of a checkpoint, without loading it.
+
+    Args:
+        weights: "student" or "ema RATE"; by default the first EMA.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, or has no such weights.
+    """
     facts = read_checkpoint_facts(checkpoint)
-    rate = facts.run.train.ema[0]
-    assert facts.weights_file == ema_file(rate)
-    return Subject(trial_folder, checkpoint, facts.run, f"ema {rate}", facts.weights_sha256)
+    known = {f"ema {rate}": ema_file(rate) for rate in facts.run.train.ema}
+    usual = next(iter(known))
+    known["student"] = "student.safetensors"
+    chosen = weights or usual
+    if chosen not in known:
+        raise CheckpointError(f"{checkpoint} has no weights '{chosen}'; it has: {', '.join(known)}")
+    sha256 = facts.weights_sha256 if chosen == usual else facts.files[known[chosen]]
+    return Subject(trial_folder, checkpoint, facts.run, chosen, sha256)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number that is wanted: a subject, a sampler, how many seeds from where."""
+    """One number that is wanted: a subject, a sampler, how many seeds from where.
+
+    Args:
+        metric: None is the Fréchet distance in the features of the reference.
+        seed_blocks: how many blocks of num_samples seeds are measured, one after the other.
+    """
 
     subject: Subject
     sampler: Sampler
@@ -98,19 +86,21 @@ class Measurement:
     seed_first: int
     block: int
     searched: bool = False
+    metric: MetricSpec | None = None
+    seed_blocks: int = 1
 
-    def provenance(self, reference: Reference) -> Provenance:
+    def wanted(self, reference: Reference) -> MetricSpec:
+        return self.metric or parse_metric({"measure": "fd", "extractor": reference.build})
+
+    def provenance(self, references: References) -> Provenance:
+        reference = own_reference(self, references)
+        spec = self.wanted(reference)
         return Provenance(
-            metric=f"fd/{reference.extractor}",
-            extractor=reference.extractor,
-            extractor_sha256=reference.extractor_sha256,
-            reference_sha256=reference.sha256,
-            dataset=reference.dataset,
-            split=reference.split,
-            reference_n=reference.statistics.n,
+            **compared(spec, reference),
             n=self.num_samples,
             seed_first=self.seed_first,
             seed_block=self.block,
+            seed_blocks=self.seed_blocks,
             sampler=self.sampler.title,
             nfe=self.sampler.nfe,
             times=self.sampler.times,
@@ -119,11 +109,40 @@ class Measurement:
             searched=self.searched,
         )
 
-    def key(self, reference: Reference) -> str:
-        return content_hash(self.provenance(reference).model_dump())[:16]
+    def key(self, references: References) -> str:
+        return content_hash(self.provenance(references).model_dump())[:16]
 
-    def record_path(self, reference: Reference) -> Path:
-        return self.subject.folder / "evaluations" / f"{self.key(reference)}.json"
+    def record_path(self, references: References) -> Path:
+        return self.subject.folder / "evaluations" / f"{self.key(references)}.json"
+
+
+def compared(spec: MetricSpec, reference: Reference) -> dict[str, Any]:
+    """The fields of a Provenance that do not depend on the samples."""
+    out: dict[str, Any] = {
+        "metric": spec.name,
+        "options": spec.options,
+        "extractor": reference.extractor,
+        "extractor_sha256": reference.extractor_sha256,
+        "resizer": reference.resizer,
+    }
+    if not spec.measure.needs_reference:
+        return {**out, "reference_sha256": "", "dataset": "", "split": "", "reference_n": 0}
+    return {
+        **out,
+        "reference_sha256": reference.sha256,
+        "dataset": reference.dataset,
+        "split": reference.split,
+        "reference_n": reference.n,
+    }
+
+
+def own_reference(measurement: Measurement, references: References) -> Reference:
+    """The one in the features of the measurement's extractor."""
+    if isinstance(references, Reference):
+        return references
+    if measurement.metric is None:
+        return references[0]
+    return next(r for r in references if extractors.parse(r.build) == measurement.metric.extractor)
 
 
 def budgets(run: RunConfig, nfe: Sequence[int], teacher_nfe: Sequence[int]) -> Sequence[int]:
@@ -134,82 +153,186 @@ def budgets(run: RunConfig, nfe: Sequence[int], teacher_nfe: Sequence[int]) -> S
 
 
 def planned(
-    who: Subject, nfe: Sequence[int], times: dict[int, tuple[float, ...]], num_samples: int, block: int
+    who: Subject,
+    nfe: Sequence[int],
+    times: dict[int, tuple[float, ...]],
+    num_samples: int,
+    block: int,
+    metrics: Sequence[MetricSpec | None] = (None,),
+    seed_blocks: int = 1,
 ) -> list[Measurement]:
     """The measurements of one model at several budgets, on the seeds that are reported."""
     samplers = [make_sampler(who.run, n, times.get(n) if who.kind == "consistency" else None) for n in nfe]
-    return [Measurement(who, sampler, num_samples, SEED_BASE["report"], block) for sampler in samplers]
+    return [
+        Measurement(who, sampler, num_samples, SEED_BASE["report"], block, metric=metric, seed_blocks=seed_blocks)
+        for sampler in samplers
+        for metric in metrics
+    ]
 
 
-def is_recorded(measurement: Measurement, reference: Reference) -> bool:
-    return measurement.record_path(reference).is_file()
+def is_recorded(measurement: Measurement, references: References) -> bool:
+    return measurement.record_path(references).is_file()
 
 
-def recorded_value(measurement: Measurement, reference: Reference) -> float:
+def recorded(measurement: Measurement, references: References) -> Evaluation | None:
+    """The record on disk."""
+    path = measurement.record_path(references)
+    return Evaluation.model_validate_json(path.read_text()) if path.is_file() else None
+
+
+def recorded_value(measurement: Measurement, references: References) -> float:
     """The value on disk; infinite where there is none."""
-    path = measurement.record_path(reference)
-    return Evaluation.model_validate_json(path.read_text()).value if path.is_file() else math.inf
+    found = recorded(measurement, references)
+    return math.inf if found is None else found.value
 
 
 def measure_all(
     measurements: Sequence[Measurement],
-    reference: Reference,
+    references: References,
     pool: Pool,
     progress: Callable[[int, int], None] = lambda *_: None,
-    keep: Callable[[int, float], None] = lambda *_: None,
+    keep: Callable[[int, list[Estimate]], None] = lambda *_: None,
+    keep_parts: bool = False,
 ) -> list[float]:
-    """Fréchet distances in the order given, all chunks of all measurements on the pool together.
+    """Values in the order given, all chunks of all measurements on the pool together.
+
+    Measurements of the same samples (in several extractors, by several measures) share one pass over them.
 
     Args:
         progress: called with (finished chunks, all chunks).
-        keep: called with (index of a measurement, its value) as soon as its own chunks are there.
+        keep: called with (index of a measurement, the estimates of its blocks of seeds) as soon as they are there.
+        keep_parts: whether what chunks give is kept in files until then (see `engine.parts`).
+
+    Raises:
+        DataError: a measure refused its samples; the other measurements are made and kept first.
     """
+    own = [own_reference(m, references) for m in measurements]
+    passes = passes_of(measurements, own)
     tasks, owners = [], []
-    for i, m in enumerate(measurements):
-        sampler = m.sampler.model_dump(mode="json")
-        for task in chunks(m.subject.checkpoint, sampler, reference.extractor, m.seed_first, m.num_samples, m.block):
+    for one in passes:
+        for task in one.tasks(keep_parts):
             tasks.append(("measure", (task,)))
-            owners.append(i)
-    parts: dict[int, dict[int, Any]] = {i: {} for i in range(len(measurements))}
-    values = [math.nan] * len(measurements)
+            owners.append(one)
+    left = {id(one): owners.count(one) for one in passes}
+    parts: dict[int, Any] = {}
+    estimates: list[list[Estimate | None]] = [[None] * m.seed_blocks for m in measurements]
+    refused: list[DataError] = []
     finished = 0
 
     def got(call: int, result: Any) -> None:
         nonlocal finished
         finished += 1
         progress(finished, len(tasks))
-        owner = owners[call]
-        parts[owner][call] = result
-        if len(parts[owner]) == owners.count(owner):
-            merged = merge_chunks([part for _, part in sorted(parts.pop(owner).items())])
-            values[owner] = frechet_distance(merged, reference.statistics)
-            keep(owner, values[owner])
+        one = owners[call]
+        parts[call] = result
+        left[id(one)] -= 1
+        if left[id(one)]:
+            return
+        calls = [i for i, owner in enumerate(owners) if owner is one]
+
+        def arrays() -> Iterator[dict[str, Any]]:
+            for i in calls:
+                file = tasks[i][1][0].keep
+                yield parts[i] if file is None else read_arrays(Path(file))
+
+        for index, block in one.users:
+            try:
+                estimates[index][block] = one.estimate(measurements[index], own[index], arrays)
+            except DataError as error:
+                refused.append(error)
+                continue
+            if None not in estimates[index]:
+                keep(index, [e for e in estimates[index] if e is not None])
+        one.close()
+        for i in calls:
+            del parts[i]
+        if keep_parts:
+            for done in passes:
+                if all(None not in estimates[index] for index, _ in done.users):
+                    forget(done.folder)
 
     pool.run(tasks, got)
-    return values
+    if refused:
+        raise refused[0]
+    return [fmean(e.value for e in found if e is not None) for found in estimates]
 
 
 def evaluate(
     measurements: Sequence[Measurement],
-    reference: Reference,
+    references: References,
     pool: Pool,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> int:
     """Makes the measurements that are not on disk yet, each recorded as soon as it is there; returns how many."""
-    missing = [m for m in measurements if not is_recorded(m, reference)]
+    missing = [m for m in measurements if not is_recorded(m, references)]
     began = time.monotonic()
 
-    def keep(i: int, value: float) -> None:
+    def keep(i: int, estimates: list[Estimate]) -> None:
         m = missing[i]
-        record = Evaluation(
-            key=m.key(reference),
-            value=value,
-            provenance=m.provenance(reference),
-            seconds=time.monotonic() - began,
-            time=time.time(),
-        )
-        write_atomic(m.record_path(reference), record.model_dump_json(indent=1))
+        better = m.wanted(own_reference(m, references)).measure.better
+        record = evaluation(m.provenance(references), estimates, better, time.monotonic() - began)
+        write_atomic(m.record_path(references), record.model_dump_json(indent=1))
 
     if missing:
-        measure_all(missing, reference, pool, progress, keep)
+        measure_all(missing, references, pool, progress, keep, keep_parts=True)
     return len(missing)
+
+
+def evaluate_images(
+    images: ImageSet,
+    metrics: Sequence[MetricSpec],
+    references: Sequence[Reference],
+    storage: Path,
+    pool: Pool,
+    progress: Progress = lambda *_: None,
+) -> list[Evaluation]:
+    """Numbers of images that are there already, in the order of the metrics. What extractors say of them is kept as
+    that of a reference is; records are not."""
+    found, sides = [], {}
+    for spec in metrics:
+        began = time.monotonic()
+        reference = next(r for r in references if extractors.parse(r.build) == spec.extractor)
+        if reference.key not in sides:
+            needs = {BLOCKS} | {need for m in metrics if m.extractor == spec.extractor for need in m.measure.needs}
+            facts = extractor_facts(reference.build, images.shape)
+            sides[reference.key] = described(images, reference.build, facts, storage, pool, needs, progress)
+        against = reference.sample if spec.measure.needs_reference else None
+        estimate = spec.measure.estimate(sides[reference.key], against, derive_seed("measure", 0))
+        provenance = Provenance(
+            **compared(spec, reference),
+            n=images.count,
+            seed_first=0,
+            seed_block=REFERENCE_BLOCK,
+            sampler="",
+            nfe=0,
+            times=[],
+            weights=f"images {images.name}",
+            weights_sha256=images.digest,
+            searched=False,
+        )
+        found.append(evaluation(provenance, [estimate], spec.measure.better, time.monotonic() - began))
+    return found
+
+
+def evaluation(
+    provenance: Provenance, estimates: Sequence[Estimate], better: Literal["lower", "higher"], seconds: float
+) -> Evaluation:
+    """The record of one number."""
+    one = estimates[0]
+    found = Evaluation(
+        key=content_hash(provenance.model_dump())[:16],
+        value=fmean(e.value for e in estimates),
+        provenance=provenance,
+        seconds=seconds,
+        time=time.time(),
+        note=one.note,
+        better=better,
+    )
+    if len(estimates) == 1:
+        return found.model_copy(update={"low": one.low, "high": one.high, "error": one.error})
+    blocks = [
+        SeedBlock(seed_first=provenance.seed_first + i * provenance.n, value=e.value, low=e.low, high=e.high)
+        for i, e in enumerate(estimates)
+    ]
+    error = stdev(e.value for e in estimates) / math.sqrt(len(estimates))
+    return found.model_copy(update={"blocks": blocks, "error": error})

@@ -8,10 +8,7 @@ initialises a whole random classifier, warns, and prints.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +16,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from cmray.core.distances import Distance, DistanceConfig, distances
 from cmray.core.errors import CmrayError, DataError
 from cmray.metrics.distances import unit
+from cmray.metrics.weights_files import FilePath, FileSha256, WeightsFile, content_of, torch_cache
 
 Net = Literal["vgg", "alex", "squeeze"]
 
@@ -54,18 +52,30 @@ BACKBONES: Mapping[str, Backbone] = {
 # fmt: on
 
 
+def _hub() -> tuple[Path, ...]:
+    return (torch_cache(),)
+
+
+def _weights_file(net: str) -> WeightsFile:
+    backbone = BACKBONES[net]
+    return WeightsFile(
+        f"distance lpips with net {net}",
+        backbone.file,
+        backbone.megabytes,
+        f"https://download.pytorch.org/models/{backbone.file}",
+        "distance.weights",
+        _hub,
+    )
+
+
 def weights_path(net: str, weights: str | None = None) -> Path:
     """Where the weights of a backbone are looked for: `weights`, or the cache of torch.hub ($TORCH_HOME)."""
-    return Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[net].file
+    return _weights_file(net).path(weights)
 
 
 def how_to_get(net: str) -> str:
     """What to do about missing weights, as a clause."""
-    backbone = BACKBONES[net]
-    return (
-        f"get https://download.pytorch.org/models/{backbone.file} ({backbone.megabytes} MB) and copy it to "
-        f"{weights_path(net).parent}, or name a copy with distance.weights: PATH"
-    )
+    return _weights_file(net).how_to_get()
 
 
 def _empty_features(net: str) -> nn.Sequential:
@@ -86,55 +96,17 @@ def load_features(net: str, path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: the file is missing, cannot be read, or is of another network.
     """
-    backbone = BACKBONES[net]
-    try:
-        with path.open("rb"):
-            pass
-    except (FileNotFoundError, NotADirectoryError):
-        where = f"looked for {path}" if path != weights_path(net) else f"looked in {path.parent}"
-        raise DataError(
-            f"distance lpips with net {net} needs the file {backbone.file}, which is not here ({where}); "
-            f"{how_to_get(net)}"
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"distance lpips cannot read its weights {path}: {reason}") from None
-    try:
-        # mapped, so that a look at the shapes does not read 528 MB; files of old torch versions cannot be
-        mapped = zipfile.is_zipfile(path)
-        with warnings.catch_warnings(action="ignore"):  # about pickles that torch did not write
-            state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception:  # a damaged pickle can raise anything
-        raise DataError(
-            f"distance lpips cannot read its weights {path}: damaged, or not a file of tensors only, and code in a "
-            f"file is never run; {how_to_get(net)}"
-        ) from None
+    found = _weights_file(net).read_tensors(path)
     wanted = _empty_features(net).state_dict()
-    found = state if isinstance(state, dict) else {}
     for name, empty in wanted.items():
         value = found.get(f"features.{name}")
         if not isinstance(value, Tensor) or value.shape != empty.shape:
             has = f"one of {list(value.shape)}" if isinstance(value, Tensor) else "none"
             raise DataError(
-                f"distance lpips: {path} does not hold torchvision's {backbone.model}, which net {net} is made of: "
-                f"features.{name} of shape {list(empty.shape)} is needed, it has {has}"
+                f"distance lpips: {path} does not hold torchvision's {BACKBONES[net].model}, which net {net} is made "
+                f"of: features.{name} of shape {list(empty.shape)} is needed, it has {has}"
             )
     return {name: found[f"features.{name}"] for name in wanted}
-
-
-def content_of(path: Path) -> str | None:
-    """SHA-256 of a file in hex; None where no file can be read. Read once for a state of the file."""
-    try:
-        state = path.stat()
-        return _sha256(path, state.st_size, state.st_mtime_ns) if path.is_file() else None
-    except (OSError, ValueError):
-        return None
-
-
-@functools.lru_cache(maxsize=8)
-def _sha256(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.lru_cache(maxsize=8)
@@ -211,24 +183,10 @@ class LPIPS(DistanceConfig):
     pooling: Literal["max", "average"] = Field(
         "average", description="average replaces the classifier's max pools by average pools over the same windows"
     )
-    weights: str | None = Field(
-        None,
-        min_length=1,
-        description="the classifier's state dict (.pth); null looks in the cache of torch.hub",
-        json_schema_extra={"identity": False},  # its content counts, wherever it lies
+    weights: FilePath = Field(
+        None, description="the classifier's state dict (.pth); null looks in the cache of torch.hub"
     )
-    weights_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="SHA-256 of that file; filled in, or checked when given"
-    )
-
-    @field_validator("weights")
-    @classmethod
-    def _absolute(cls, value: str | None) -> str | None:
-        # workers may run in another folder
-        try:
-            return None if value is None else str(Path(value).expanduser().absolute())
-        except RuntimeError as error:  # ~someone without a home
-            raise ValueError(str(error)) from None
+    weights_sha256: FileSha256 = Field(None, description="SHA-256 of that file; filled in, or checked when given")
 
     @model_validator(mode="after")
     def _content(self) -> LPIPS:

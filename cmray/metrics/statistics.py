@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -108,3 +108,11 @@ class FeatureStatistics:
         digest.update(np.ascontiguousarray(self.sum, dtype="<f8").tobytes())
         digest.update(np.ascontiguousarray(self.outer, dtype="<f8").tobytes())
         return digest.hexdigest()
+
+
+def merged(blocks: Sequence[FeatureStatistics]) -> FeatureStatistics:
+    """The statistics of all blocks, at least one, summed in the order given: floating-point sums depend on it."""
+    total = FeatureStatistics(blocks[0].dim)
+    for block in blocks:
+        total.merge(block)
+    return total

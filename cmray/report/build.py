@@ -81,6 +81,11 @@ def _best_one_step(
     sentences = [
         f"Best in one step: {trials[best].label}{mark} with {one_step.metric} {format_value(value)} (n = {n:,})."
     ]
+    close = _not_told_apart(one_step, ranked)
+    if close:
+        said = [f"{trials[row].label} ({format_value(one_step.value(row))})" for row in close[:4]]
+        more = f" and {len(close) - 4} more" if close[4:] else ""
+        sentences.append(f"By their 95% intervals it cannot be told from {', '.join(said)}{more}.")
     if best in flagged:
         fair = next((row for row in ranked if row not in flagged), None)
         if fair is not None:
@@ -104,6 +109,19 @@ def _best_one_step(
         level = column.value(row)
         sentences.append(_against(trials[best].label, value, f"the teacher's {column.nfe} NFE", level, one_step))
     return sentences
+
+
+def _not_told_apart(one_step: Column, ranked: Sequence[int]) -> list[int]:
+    """Rows whose 95% interval overlaps that of the best one."""
+    best = one_step.cells[ranked[0]]
+    if best.low is None or best.high is None:
+        return []
+    found = []
+    for row in ranked[1:]:
+        cell = one_step.cells[row]
+        if cell.low is not None and cell.high is not None and cell.low <= best.high and best.low <= cell.high:
+            found.append(row)
+    return found
 
 
 def _against(who: str, value: float, what: str, other: float, column: Column) -> str:

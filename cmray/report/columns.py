@@ -6,6 +6,7 @@ they were measured with may not: the metric, extractor, reference, data, number 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,23 @@ from cmray.tracking.records import Evaluation, ExperimentRecord, Provenance, Tri
 #: fields that belong to a row or to the column's own name; every other field of Provenance must agree in a column
 ROW_FIELDS = {"weights", "weights_sha256", "sampler", "nfe", "times", "searched"}
 _PROTOCOL_FIELDS = [name for name in Provenance.model_fields if name not in ROW_FIELDS]
-_HIGHER_IS_BETTER = {"is", "inception-score", "precision", "recall", "density", "coverage", "accuracy"}
+#: titles of measures where lower is better, and where higher is; here and not asked of the measures, as reports need no
+#: torch. A test compares.
+LOWER_IS_BETTER = {
+    "fd": "Fréchet distance",
+    "fd-infinity": "Fréchet distance at n = infinity",
+    "kid": "kernel distance (KID)",
+    "sfid": "spatial Fréchet distance",
+}
+HIGHER_IS_BETTER = {
+    "is": "Inception Score",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
+#: samples of a Fréchet distance that is called FID
+FID_SAMPLES = 50_000
 #: schedules of at most this many noise levels are spelled out in a header
 _SPELLED_OUT = 4
 
@@ -35,7 +52,7 @@ class Column:
 
     @property
     def lower_is_better(self) -> bool:
-        return self.metric.split("/")[0] not in _HIGHER_IS_BETTER
+        return lower_is_better(self.metric)
 
     @property
     def times_header(self) -> str:
@@ -56,7 +73,24 @@ Entry = tuple[int, Evaluation]
 
 def protocol_of(provenance: Provenance) -> Protocol:
     """Everything a value depends on beside the model and its sampler."""
-    return tuple(getattr(provenance, name) for name in _PROTOCOL_FIELDS)
+    values = (getattr(provenance, name) for name in _PROTOCOL_FIELDS)
+    return tuple(json.dumps(value, sort_keys=True) if isinstance(value, dict) else value for value in values)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Of MEASURE/EXTRACTOR; a measure that is not known here is taken for a distance."""
+    return metric.split("/")[0] not in HIGHER_IS_BETTER
+
+
+def is_fid(provenance: Provenance) -> bool:
+    """Whether a Fréchet distance may be called FID: in Inception's features, over 50,000 samples."""
+    p = provenance
+    return p.metric.startswith("fd/") and p.extractor.startswith("inception-") and p.n >= FID_SAMPLES
+
+
+def shown_metric(provenance: Provenance) -> str:
+    """`FID (fd/inception-clean)` where it is one, else `fd/digits`."""
+    return f"FID ({provenance.metric})" if is_fid(provenance) else provenance.metric
 
 
 def value_columns(experiment: ExperimentRecord) -> list[Column]:
@@ -144,11 +178,17 @@ _SPELLING: dict[str, Callable[[object], str]] = {
     "split": lambda v: f"split {v}",
     "dataset": lambda v: f"data {v}",
     "extractor": lambda v: f"extractor {v}",
+    "options": lambda v: ", ".join(f"{name}={value}" for name, value in json.loads(str(v)).items()) or "no options",
+    "resizer": lambda v: f"resizer {v}",
+    "seed_blocks": lambda v: f"{v} blocks of seeds" if v != 1 else "",
 }
 
 
 def _protocol_suffix(metric: str, protocol: Protocol, differing: dict[str, list[str]]) -> list[str]:
-    return [_SPELLING[name](protocol[_PROTOCOL_FIELDS.index(name)]) for name in differing[metric]]
+    names = differing[metric]
+    if {"reference_sha256", "dataset"} <= set(names):  # they say it
+        names = [name for name in names if name not in ("split", "reference_n")]
+    return [text for name in names if (text := _SPELLING[name](protocol[_PROTOCOL_FIELDS.index(name)]))]
 
 
 #: what may tell apart two evaluations of one model in one column, coarse to fine

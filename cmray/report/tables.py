@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from cmray.report.columns import (
+    Column,
     extractors_of,
     is_flagged,
     one_step_column,
     times_label,
     value_columns,
 )
+from cmray.report.notes import metric_note, protocol_notes
 from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -31,12 +33,16 @@ def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
     Values whose provenance differs in more than the model and its sampler get columns of their own, whose headers
     name what differs. Missing values are NaN; so are those that were evaluated and are not a number (see footnotes).
 
-    `attrs` of the frame: "values", the headers of value columns; "higher", those where more is better;
-    "metric", the experiment's metric.
+    A value column with 95% intervals is followed by `...: low` and `...: high`. Over several blocks of seeds a value is
+    their mean.
+
+    `attrs` of the frame: "values", the headers of value columns; "higher", those where more is better; "bounds", the
+    columns of intervals; "metric", the experiment's metric.
     """
     columns = value_columns(experiment)
     ranking = one_step_column(experiment, columns)
     extractors = extractors_of(experiment)
+    bounded = [column for column in columns if any(cell.low is not None for cell in column.cells.values())]
 
     def order(row: int) -> tuple[object, ...]:
         trial = experiment.trials[row]
@@ -61,16 +67,24 @@ def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
         }
         for column in columns:
             cells[column.header] = column.value(row)
+            cell = column.cells.get(row)
+            if column in bounded:
+                cells[f"{column.header}: low"] = cell.low if cell else None
+                cells[f"{column.header}: high"] = cell.high if cell else None
             if column.searched:
-                cell = column.cells.get(row)
                 cells[column.times_header] = times_label(cell.provenance.times) if cell else ""
         rows.append({**cells, "status": trial.status, FLAG: flag})
 
     names = ["label", "role", "panels", "objective", "steps", "minutes"]
     for column in columns:
-        names += [column.header, column.times_header] if column.searched else [column.header]
+        names.append(column.header)
+        names += [f"{column.header}: low", f"{column.header}: high"] if column in bounded else []
+        names += [column.times_header] if column.searched else []
     frame = pd.DataFrame(rows, columns=pd.Index([*names, "status", FLAG]))
     frame["steps"] = frame["steps"].astype("Int64")
+    bounds = [f"{column.header}: {end}" for column in bounded for end in ("low", "high")]
+    frame[bounds] = frame[bounds].astype("float64")
+    frame.attrs["bounds"] = bounds
     frame.attrs["values"] = [column.header for column in columns]
     frame.attrs["higher"] = [column.header for column in columns if not column.lower_is_better]
     frame.attrs["metric"] = experiment.metric
@@ -81,13 +95,10 @@ def footnotes(experiment: ExperimentRecord) -> list[str]:
     """What a reader must know beside the numbers: protocol, flags, searched times, what is missing. Sentences."""
     columns = value_columns(experiment)
     notes = []
-    for extractor in dict.fromkeys(c.cells[r].provenance.extractor for c in columns for r in c.cells):
-        metric = f"fd/{extractor}"
-        if any(c.metric == metric for c in columns):
-            whose = "a digits classifier" if extractor.startswith("digits") else f"the network '{extractor}'"
-            notes.append(f"{metric}: Fréchet distance in features of {whose}, lower is better. It is not FID.")
-    protocols = {c.protocol: next(iter(c.cells.values())) for c in columns}
-    notes += [_protocol_note(cell) for cell in protocols.values()]
+    protocols = {c.protocol: next(iter(c.cells.values())).provenance for c in columns}
+    notes += dict.fromkeys(metric_note(p) for p in protocols.values())
+    notes += protocol_notes(list(protocols.values()))
+    notes += _block_notes(columns, experiment)
     if any(c.searched for c in columns):
         notes.append(f"searched: each row's own times, {_search_seeds(experiment)}.")
     flagged = [t.trained_in_features_of for t in experiment.trials if is_flagged(t, extractors_of(experiment))]
@@ -114,7 +125,7 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 def to_markdown(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """A GitHub table, the best value of each column bold, `notes` as a list below."""
-    header, body, numeric = _text_cells(frame, bold="**{}**")
+    header, body, numeric = _text_cells(frame, bold="**{}**", intervals=True)
     lines = [header, ["---:" if number else ":---" for number in numeric], *body]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return text + "\n" + "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")
@@ -122,7 +133,7 @@ def to_markdown(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
 
 def to_latex(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """A booktabs tabular (needs \\usepackage{booktabs}), the best value of each column bold, `notes` below it."""
-    header, body, numeric = _text_cells(frame, bold="\0{}\1")
+    header, body, numeric = _text_cells(frame, bold="\0{}\1", intervals=True)
     lines = [
         f"\\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numeric)}}}",
         "\\toprule",
@@ -183,14 +194,35 @@ def _steps(trial: TrialRecord) -> int | None:
     return trial.events[-1].step if trial.events else None
 
 
-def _protocol_note(cell: Evaluation) -> str:
-    p = cell.provenance
-    last = p.seed_first + p.n - 1
-    return (
-        f"{p.metric}: n = {p.n:,} samples, seeds {p.seed_first} to {last} in blocks of {p.seed_block}; "
-        f"reference {p.reference_n:,} images of {p.dataset}/{p.split} ({p.reference_sha256[:8]}), "
-        f"extractor {p.extractor} ({p.extractor_sha256[:8]})."
-    )
+def _block_notes(columns: Sequence[Column], experiment: ExperimentRecord) -> list[str]:
+    """Minimum and spread of values over several blocks of seeds."""
+    notes = []
+    for column in columns:
+        said = [
+            f"{experiment.trials[row].label} {format_value(cell.best)} ± {cell.spread:.2g}"
+            for row, cell in column.cells.items()
+            if cell.best is not None and cell.spread is not None
+        ]
+        if said:
+            notes.append(
+                f"{column.header} is a mean over blocks of seeds; the best of them ± spread: {'; '.join(said)}."
+            )
+    return notes
+
+
+def format_interval(evaluation: Evaluation) -> str:
+    """`3.670 [3.550, 3.800]`; over several blocks of seeds `3.670 ± 0.080, min 3.590 (3 blocks)` with their spread."""
+    e = evaluation
+
+    def number(value: float) -> str:
+        return f"{value:.3f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"
+
+    if e.spread is not None and e.best is not None:
+        best = f"{'min' if e.better == 'lower' else 'max'} {number(e.best)}"
+        return f"{number(e.value)} ± {number(e.spread)}, {best} ({len(e.blocks)} blocks)"
+    if e.low is None or e.high is None:
+        return number(e.value)
+    return f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
 
 
 def _search_seeds(experiment: ExperimentRecord) -> str:
@@ -201,7 +233,8 @@ def _search_seeds(experiment: ExperimentRecord) -> str:
             for p in (cell.provenance for cell in trial.evaluations if cell.provenance.searched):
                 q = search.provenance
                 found = True
-                overlap |= p.seed_first < q.seed_first + q.n and q.seed_first < p.seed_first + p.n
+                ends = [one.seed_first + one.n * one.seed_blocks for one in (p, q)]
+                overlap |= p.seed_first < ends[1] and q.seed_first < ends[0]
     if not found:
         return "found by a search whose records are missing"
     if overlap:
@@ -220,17 +253,25 @@ def _best_rows(frame: pd.DataFrame, name: str) -> set[int]:
 
 
 def _text_cells(
-    frame: pd.DataFrame, bold: str, names: Sequence[str] | None = None
+    frame: pd.DataFrame, bold: str, names: Sequence[str] | None = None, intervals: bool = False
 ) -> tuple[list[str], list[list[str]], list[bool]]:
-    """Header, body and which columns are numbers; best values are put through `bold`."""
-    names = list(frame.columns) if names is None else list(names)
+    """Header, body and which columns are numbers; best values are put through `bold`, intervals follow theirs."""
+    names = [name for name in (frame.columns if names is None else names) if name not in frame.attrs["bounds"]]
     values = set(frame.attrs["values"])
     columns = []
     for name in names:
         if name in values:
             best = _best_rows(frame, name)
             texts = [format_value(float(v)) for v in frame[name]]
-            columns.append([bold.format(t) if row in best else t for row, t in enumerate(texts)])
+            texts = [bold.format(t) if row in best else t for row, t in enumerate(texts)]
+            if intervals and f"{name}: low" in frame.attrs["bounds"]:
+                ends = zip(frame[f"{name}: low"], frame[f"{name}: high"], strict=True)
+                pairs = [(float(low), float(high)) for low, high in ends]
+                texts = [
+                    t if math.isnan(low) else f"{t} [{format_value(low)}, {format_value(high)}]"
+                    for t, (low, high) in zip(texts, pairs, strict=True)
+                ]
+            columns.append(texts)
         elif name == "steps":
             columns.append(["–" if pd.isna(v) else f"{int(v):,}" for v in frame[name]])
         elif name == "minutes":
@@ -257,7 +298,7 @@ def _terminal_header(name: str, metric: str) -> str:
 
 def _fitting(frame: pd.DataFrame, width: int) -> list[str]:
     """Columns of the terminal table, the least needed left out until it fits."""
-    shown = [name for name in frame.columns if name not in ("role", FLAG)]
+    shown = [name for name in frame.columns if name not in ("role", FLAG, *frame.attrs["bounds"])]
     droppable = ["panels", "objective", "minutes", "steps", "status"]  # footnotes name what has not finished
     # searched values stay longest, and their times never outlive them
     last_first = list(frame.attrs["values"])[::-1]

@@ -1,4 +1,4 @@
-"""Ternary search over integers, and the paper's greedy search of sampling times built from it.
+"""Ternary search over integers, and the paper's greedy search of sampling times built from line searches.
 
     search = GreedySearch(num_sigmas=18, nfe=2)
     while schedules := search.ask():            # [(17, 6), (17, 11)]: may be evaluated in parallel
@@ -11,80 +11,31 @@ Whoever drives a search owns workers, seeds and failures; the same values told l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from cmray.search.base import LineSearch
+from cmray.search.section import ExhaustiveSearch, SectionSearch
 
 Schedule = tuple[int, ...]
-Mode = Literal["exact", "reference"]
+Mode = Literal["ternary", "reference", "section", "exhaustive", "continuous"]
 
 #: an interval this narrow (in points) is evaluated whole: thirds of it would no longer be two inner points
 _SMALL = 4
 
 
-class TernarySearch:
-    """Minimises f over the integers low..high, both included, for an f that falls and then rises.
+class TernarySearch(LineSearch):
+    """For an f that falls and then rises.
 
     Each decision compares f at the two thirds of what is left and drops an outer third. The last points are all
     evaluated, so a minimum at either end is found like any other. When the two thirds are equal the minimum of
     a strictly unimodal f lies between them; on a plateau that is a guess, and `best` is still the best point seen.
-
-    Args:
-        low, high: the range, low <= high. About 2 log_1.5(high - low) + 4 points are evaluated at most.
-
-    Raises:
-        ValueError: for low > high.
+    About 2 log_1.5(high - low) + 4 points are evaluated at most.
     """
 
     def __init__(self, low: int, high: int):
-        if low > high:
-            raise ValueError(f"low is {low} and high is {high}; a search needs low <= high")
-        self.low, self.high = low, high
+        super().__init__(low, high)
         self._left, self._right = low, high
-        self._values: dict[int, float] = {}
-
-    def ask(self) -> list[int]:
-        """The points the next decision still needs, ascending; the same ones until they are told; [] when done."""
-        return [index for index in self._needed() if index not in self._values]
-
-    def tell(self, index: int, value: float) -> None:
-        """f(index) = value. Telling the same value again changes nothing, so a retried worker does no harm.
-
-        Raises:
-            ValueError: for an index that was not asked for, another value than before, or one that is not finite
-                (a diverged sample says nothing about which side the minimum is on).
-        """
-        if not math.isfinite(value):
-            raise ValueError(f"the value told for index {index} is {value}; a search compares finite values only")
-        if index in self._values:
-            if self._values[index] != value:
-                raise ValueError(f"index {index} was told {self._values[index]} before and {value} now")
-            return
-        if index not in self._needed():
-            raise ValueError(f"index {index} was never asked for; the open questions are {self.ask()}")
-        self._values[index] = float(value)
-        self._narrow()
-
-    @property
-    def done(self) -> bool:
-        return not self.ask()
-
-    @property
-    def best(self) -> tuple[int, float]:
-        """(index, value) of the lowest value of all evaluated points; the lowest index among equals.
-
-        Raises:
-            ValueError: before the first value.
-        """
-        if not self._values:
-            raise ValueError("nothing has been evaluated yet, so there is no best point")
-        index = min(self._values, key=lambda i: (self._values[i], i))
-        return index, self._values[index]
-
-    @property
-    def points(self) -> list[tuple[int, float]]:
-        """Every (index, value), in order of evaluation."""
-        return list(self._values.items())
 
     def _needed(self) -> list[int]:
         left, right = self._left, self._right
@@ -144,7 +95,7 @@ class GreedySearch:
     """The paper's greedy search of NFE >= 2 sampling times on an ascending grid of N noise levels.
 
     The first time is sigma_max, index N - 1: sampling starts from pure noise. Each following time is found by a
-    ternary search below the one before it, with the earlier ones held fixed (Consistency Models, Sec. 3, Alg. 1).
+    search of the line below the one before it, with the earlier ones held fixed (Consistency Models, Sec. 3, Alg. 1).
     So round r asks for schedules of r + 2 times, and its winner becomes a prefix of every later schedule.
 
     Index 0 is never a candidate. It is sigma_min, where Algorithm 1 adds sqrt(sigma_min^2 - sigma_min^2) = 0 noise
@@ -154,13 +105,17 @@ class GreedySearch:
     Args:
         num_sigmas: N >= nfe + 1, points of the grid.
         nfe: number of sampling times, >= 2, sigma_max included.
-        mode: "exact", or "reference" for `ReferenceTernarySearch` over the reference's indices, which descend in noise.
+        mode: "ternary", "exhaustive"; "section", and "continuous" which is a section search of a grid so fine that it
+            stands for all noise levels; "reference" for `ReferenceTernarySearch` over the reference's indices, which
+            descend in noise.
+        parallel: points of one round of a section search.
+        by_hand: the winner of a round is not the best value but whom `decide` names.
 
     Raises:
         ValueError: when a bound above does not hold.
     """
 
-    def __init__(self, num_sigmas: int, nfe: int, mode: Mode = "exact"):
+    def __init__(self, num_sigmas: int, nfe: int, mode: Mode = "ternary", parallel: int = 1, by_hand: bool = False):
         if nfe < 2:
             raise ValueError(f"nfe is {nfe}; one step starts at sigma_max, so a search needs nfe >= 2")
         if num_sigmas < nfe + 1:
@@ -168,14 +123,18 @@ class GreedySearch:
                 f"num_sigmas is {num_sigmas} and nfe is {nfe}; sigma_min is no sampling time, "
                 f"so the grid needs at least nfe + 1 = {nfe + 1} points"
             )
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode is '{mode}'; it is one of {', '.join(get_args(Mode))}")
         self.num_sigmas, self.nfe, self.mode = num_sigmas, nfe, mode
-        self._searches: list[TernarySearch] = []
+        self.parallel, self.by_hand = parallel, by_hand
+        self._lines: list[LineSearch] = []
         self._prefixes: list[Schedule] = []
+        self._decided: list[Schedule] = []
         self._open_round((num_sigmas - 1,))
 
     def ask(self) -> list[Schedule]:
-        """Schedules to evaluate: descending grid indices from N - 1; the same until told; [] when done."""
-        return [(*self._prefixes[-1], self._own(index)) for index in self._searches[-1].ask()]
+        """Schedules to evaluate: descending grid indices from N - 1; the same until told; [] when done or undecided."""
+        return [(*self._prefixes[-1], self._own(index)) for index in self._lines[-1].ask()]
 
     def tell(self, schedule: Schedule | list[int], value: float) -> None:
         """The metric of samples drawn with `schedule` (lower is better). A value told twice changes nothing.
@@ -185,15 +144,41 @@ class GreedySearch:
         """
         schedule = tuple(schedule)
         round_ = len(schedule) - 2
-        if not 0 <= round_ < len(self._searches) or schedule[:-1] != self._prefixes[round_]:
+        if not 0 <= round_ < len(self._lines) or schedule[:-1] != self._prefixes[round_]:
             raise ValueError(f"schedule {schedule} was never asked for; the open questions are {self.ask()}")
-        self._searches[round_].tell(self._own(schedule[-1]), value)
-        if self._searches[-1].done and len(self._searches) < self.nfe - 1:
-            self._open_round((*self._prefixes[-1], self._own(self._searches[-1].best[0])))
+        self._lines[round_].tell(self._own(schedule[-1]), value)
+        if not self.by_hand and self.undecided:
+            self.decide(self.favourite)
+
+    @property
+    def favourite(self) -> Schedule:
+        """Who wins the newest round by value alone; the reference's search has its own idea of that."""
+        return self._winner(len(self._lines) - 1)
+
+    @property
+    def undecided(self) -> list[tuple[Schedule, float]]:
+        """Every (schedule, value) of a round whose questions are all answered and whose winner is not named yet."""
+        round_ = len(self._decided)
+        if round_ >= len(self._lines) or not self._lines[round_].done:
+            return []
+        return self._points(round_)
+
+    def decide(self, schedule: Schedule | list[int]) -> None:
+        """Names the winner of the round that is undecided, which opens the next one.
+
+        Raises:
+            ValueError: no round is undecided, or `schedule` was not evaluated in it.
+        """
+        schedule = tuple(schedule)
+        if schedule not in [s for s, _ in self.undecided]:
+            raise ValueError(f"schedule {schedule} is none of the evaluated ones of an undecided round")
+        self._decided.append(schedule)
+        if len(self._decided) < self.nfe - 1:
+            self._open_round(schedule)
 
     @property
     def done(self) -> bool:
-        return not self.ask()
+        return len(self._decided) == self.nfe - 1
 
     @property
     def best(self) -> tuple[Schedule, float]:
@@ -205,51 +190,71 @@ class GreedySearch:
         Raises:
             ValueError: before the first value.
         """
-        round_ = len(self._searches) - 1
-        if round_ > 0 and not self._searches[round_].points:
+        round_ = len(self._lines) - 1
+        if round_ > 0 and not self._lines[round_].points:
             round_ -= 1
-        index, value = self._searches[round_].best
-        return (*self._prefixes[round_], self._own(index)), value
+        schedule = self._decided[round_] if round_ < len(self._decided) else self._winner(round_)
+        return schedule, dict(self._points(round_))[schedule]
 
     @property
     def points(self) -> list[tuple[Schedule, float]]:
         """Every (schedule, value) in order of evaluation; the last index is the one its round searched."""
-        return [
-            ((*prefix, self._own(index)), value)
-            for prefix, search in zip(self._prefixes, self._searches, strict=True)
-            for index, value in search.points
-        ]
+        return [point for round_ in range(len(self._lines)) for point in self._points(round_)]
 
     @property
     def rounds(self) -> list[int]:
         """How many of `points` belong to each searched time, in order; sums to len(points)."""
-        return [len(search.points) for search in self._searches]
+        return [len(line.points) for line in self._lines]
 
     def state(self) -> dict[str, Any]:
-        """What was asked for and told, as plain JSON; `from_state` goes on from it without evaluating again."""
-        points = [[list(schedule), value] for schedule, value in self.points]
-        return {"num_sigmas": self.num_sigmas, "nfe": self.nfe, "mode": self.mode, "points": points}
+        """What was asked for, told and decided, as plain JSON; `from_state` goes on without evaluating again."""
+        return {
+            "num_sigmas": self.num_sigmas,
+            "nfe": self.nfe,
+            "mode": self.mode,
+            "parallel": self.parallel,
+            "by_hand": self.by_hand,
+            "points": [[list(schedule), value] for schedule, value in self.points],
+            "decided": [list(schedule) for schedule in self._decided],
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> GreedySearch:
-        """The search that `state()` described. Only values are stored: the decisions are made again from them.
+        """The search that `state()` described. Only values and winners are stored: questions are asked again.
 
         Raises:
             ValueError: for a state whose points this search would not have asked for.
         """
-        search = cls(state["num_sigmas"], state["nfe"], state["mode"])
+        search = cls(state["num_sigmas"], state["nfe"], state["mode"], state["parallel"], state["by_hand"])
+        decided = list(state["decided"]) if search.by_hand else []
         for schedule, value in state["points"]:
+            if search.by_hand and search.undecided and decided:
+                search.decide(decided.pop(0))
             search.tell(schedule, value)
+        for schedule in decided:
+            search.decide(schedule)
         return search
 
     def _open_round(self, prefix: Schedule) -> None:
         still_to_come = self.nfe - len(prefix) - 1
         self._prefixes.append(prefix)
-        if self.mode == "exact":
-            self._searches.append(TernarySearch(1 + still_to_come, prefix[-1] - 1))
-        else:  # from the time before to the end of the grid, both never asked for
-            self._searches.append(ReferenceTernarySearch(self._own(prefix[-1]), self.num_sigmas - 1 - still_to_come))
+        low, high = 1 + still_to_come, prefix[-1] - 1
+        if self.mode == "reference":  # from the time before to the end of the grid, both never asked for
+            line = ReferenceTernarySearch(self._own(prefix[-1]), self.num_sigmas - 1 - still_to_come)
+        elif self.mode == "ternary":
+            line = TernarySearch(low, high)
+        elif self.mode == "exhaustive":
+            line = ExhaustiveSearch(low, high)
+        else:
+            line = SectionSearch(low, high, self.parallel)
+        self._lines.append(line)
+
+    def _points(self, round_: int) -> list[tuple[Schedule, float]]:
+        return [((*self._prefixes[round_], self._own(index)), value) for index, value in self._lines[round_].points]
+
+    def _winner(self, round_: int) -> Schedule:
+        return (*self._prefixes[round_], self._own(self._lines[round_].best[0]))
 
     def _own(self, index: int) -> int:
-        """Our grid index of a search's point, and back: the reference counts from sigma_max down."""
-        return index if self.mode == "exact" else self.num_sigmas - 1 - index
+        """Our grid index of a line's point, and back: the reference counts from sigma_max down."""
+        return self.num_sigmas - 1 - index if self.mode == "reference" else index

@@ -13,6 +13,7 @@ Everything else (tables, figures, MLflow) can be made again from these.
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,16 +48,20 @@ class Result(Record):
 
 
 class Provenance(Record):
-    """What a metric's value depends on. Values with different provenance never stand in one column."""
+    """What a metric's value depends on. Values with different provenance never stand in one column.
 
-    metric: str  # "fd/digits"
+    The fields of the reference are empty, and reference_n is 0, for a measure that compares with none. Of images that
+    no model of ours made, `weights` is their name, `weights_sha256` their digest, and there is no sampler.
+    """
+
+    metric: str  # MEASURE/EXTRACTOR, "fd/digits"
     extractor: str
     extractor_sha256: str
-    reference_sha256: str  # of the reference statistics
-    dataset: str
-    split: str
-    reference_n: int
-    n: int
+    reference_sha256: str  # of the reference statistics, or of the file of published ones
+    dataset: str  # or the name of the file of published statistics
+    split: str  # "published" for such a file
+    reference_n: int | None  # None where such a file does not tell
+    n: int  # of each block of seeds, where there are several
     seed_first: int
     seed_block: int
     sampler: str
@@ -65,20 +70,54 @@ class Provenance(Record):
     weights: str  # "ema 0.999" or "student"
     weights_sha256: str
     searched: bool  # whether the times were searched for this model
+    options: dict[str, Any] = {}  # of the measure, all of them
+    resizer: str = "none"  # how images became the size of the extractor's network
+    seed_blocks: int = 1  # disjoint blocks of n seeds that were measured, one after the other from seed_first
+
+
+class SeedBlock(Record):
+    """The value of one of several blocks of n seeds."""
+
+    seed_first: int
+    value: float
+    low: float | None
+    high: float | None
 
 
 class Evaluation(Record):
+    """One number. Over several blocks of seeds `value` is the mean and `error` that of the mean."""
+
     key: str
     value: float
     provenance: Provenance
     seconds: float
     time: float
+    low: float | None = None  # of the 95% interval
+    high: float | None = None
+    error: float | None = None  # standard error
+    note: str = ""  # what the measure has to say of the value
+    better: Literal["lower", "higher"] = "lower"
+    blocks: list[SeedBlock] = []  # empty for one block
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over the blocks of seeds; None for one block."""
+        return statistics.stdev(b.value for b in self.blocks) if len(self.blocks) > 1 else None
+
+    @property
+    def best(self) -> float | None:
+        """The best value of the blocks of seeds, as EDM reports it; None for one block."""
+        choose = min if self.better == "lower" else max
+        return choose((b.value for b in self.blocks), default=None)
 
 
 class SearchPoint(Record):
-    index: int  # into the ascending grid
+    index: int  # into the ascending grid, which mode "continuous" makes for itself, evenly in log sigma
     sigma: float
     value: float
+    error: float | None = None  # standard error of its difference to the point chosen in its round, where known
+    tied: bool = False  # whether it cannot be told apart from that point
+    confirmed: float | None = None  # the value on further samples, for points that were within the noise of the best
 
 
 class Search(Record):
@@ -93,6 +132,11 @@ class Search(Record):
     provenance: Provenance  # of the best point
     seconds: float
     time: float
+    mode: str = "ternary"
+    parallel: int = 1  # candidates of one round of modes "section" and "continuous"
+    nfe_spent: int | None = None  # images that went through the network for this search; older records did not count
+    tied: list[float] = []  # noise levels that cannot be told apart from the one chosen in their round
+    confirm_samples: int | None = None  # samples behind `confirmed` values
 
 
 Status = Literal["waiting", "running", "finished", "failed"]

@@ -67,6 +67,26 @@ def test_features_do_not_depend_on_the_batch(extractor, digits):
     assert (extractor(images.flip(0)).flip(0) - whole).abs().max() < 1e-5
 
 
+def test_all_outputs_are_those_of_the_network(extractor, digits):
+    images, labels = digits[0][:300], digits[1][:300]
+    said = extractor.extract(images)
+    assert extractor.outputs == {"features", "probabilities", "spatial"}
+    assert said.features.shape == (300, extractor.dim)
+    assert said.probabilities.shape == (300, extractor.classes)
+    assert said.spatial.shape == (300, extractor.spatial_dim)
+    assert torch.equal(said.features, extractor(images))
+    network, _ = load_digits_cnn()
+    x = images.float() / 127.5 - 1
+    torch.testing.assert_close(said.probabilities, network(x).softmax(1), rtol=1e-4, atol=1e-5)
+    assert (said.probabilities.argmax(1) == labels).float().mean() > 0.97
+    torch.testing.assert_close(said.spatial, network.maps(x)[1][:, :7].flatten(1), rtol=1e-5, atol=1e-5)
+    only = extractor.extract(images, {"features"})
+    assert (only.probabilities, only.spatial) == (None, None)
+    with pytest.raises(DataError, match="does not offer logits; it offers features, probabilities, spatial"):
+        extractor.extract(images, {"logits"})
+    assert extractor.note((1, 8, 8)) is None
+
+
 def test_autocast_of_the_caller_changes_nothing(extractor, digits):
     images = digits[0][:8]
     x = images.float() / 127.5 - 1

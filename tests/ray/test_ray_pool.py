@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from cmray.datasets.manifest import MANIFEST
 from cmray.datasets.shards import read_shards
 from cmray.datasets.whole import write_shards
 from cmray.engine.evaluator import Call, InlinePool, chunks
+from cmray.engine.measure import Wanted
 from cmray.engine.session import default_device, prepare_process
 
 
@@ -52,7 +54,8 @@ def calls(trained) -> list[Call]:
     (checkpoint,) = (storage / trial / "checkpoints").iterdir()
     sigmas = tuple(float(s) for s in np.geomspace(0.01, 80, 60))
     sampler = {"name": "multistep", "sigmas": sigmas, "sigma_min": 0.002}
-    tasks = chunks(checkpoint, sampler, "digits", 1000, 8 * 8 * 32 - 5, 32)
+    wanted = Wanted("digits", "digits", ("features", "probabilities", "spatial"))
+    tasks = chunks(checkpoint, sampler, [wanted], 1000, 8 * 8 * 32 - 5, 32)
     assert len(tasks) == 8
     return [*(("measure", (t,)) for t in tasks), ("images", (str(checkpoint), sampler, [3, 1, 2]))]
 
@@ -177,11 +180,15 @@ def test_ray_data_notices_content_that_the_manifest_does_not_vouch_for(started, 
 def test_a_command_joins_a_running_cluster_and_leaves_it_running(started, trained, tmp_path):
     storage, trial = trained
     address = ray.get_runtime_context().gcs_address
-    more = ("--storage", storage, "--num-samples", 600, "--nfe", "1", "--json")
+    metrics = ("--metric", "fd/digits,recall/digits,is/digits,sfid/digits")
+    more = ("--storage", storage, "--num-samples", 600, "--nfe", "1", *metrics, "--json")
     joined = apart(tmp_path, "evaluate", trial, *more, "--address", address, "--parallel", 2)
     assert joined.code == 0, joined.err
     assert ray.get(ray.remote(lambda: 1).remote()) == 1, "the cluster did not survive its guest"
-    (record,) = (storage / trial / "evaluations").glob("*.json")
-    record.unlink()
+    records = list((storage / trial / "evaluations").glob("*.json"))
+    assert len(records) == 4
+    for record in records:
+        record.unlink()
+    shutil.rmtree(storage / "reference")
     alone = good(here("evaluate", trial, *more))
     assert alone.json == joined.json

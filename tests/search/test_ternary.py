@@ -6,23 +6,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lines import bowl, minimise
 
 from cmray.search import GreedySearch, TernarySearch
-
-
-def bowl(optimum, left=1.0, right=1.0):
-    """Strictly unimodal, steeper on one side when left != right."""
-    return lambda i: left * (optimum - i) if i < optimum else right * (i - optimum)
-
-
-def minimise(search, function):
-    asked = []
-    while wanted := search.ask():
-        asked += wanted
-        for point in wanted:
-            search.tell(point, function(point))
-    assert len(asked) == len(set(asked)), "a point was asked for twice"
-    return asked
 
 
 def bound(count):
@@ -165,26 +151,72 @@ def test_greedy_errors_are_sentences():
             search.tell(schedule, 1.0)
 
 
-@given(st.integers(2, 4), st.integers(5, 60), st.integers(0, 60), st.randoms(use_true_random=False))
-def test_an_interrupted_search_resumes_without_evaluating_again(nfe, num_sigmas, stop_after, random):
+MODES = st.sampled_from(["ternary", "section", "exhaustive", "continuous", "reference"])
+
+
+@given(
+    st.integers(2, 4),
+    st.integers(5, 60),
+    st.integers(0, 60),
+    MODES,
+    st.integers(1, 5),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_an_interrupted_search_resumes_without_evaluating_again(
+    nfe, num_sigmas, stop_after, mode, parallel, by_hand, random
+):
     def function(schedule):
         return separable([num_sigmas // 2, num_sigmas // 4, 1])(schedule)
 
-    whole = GreedySearch(num_sigmas, nfe)
-    minimise(whole, function)
+    def go_on(search, evaluated=()):
+        """To the end; winners that are named by hand are the first evaluated ones whose successors still have room."""
+        new = []
+        while not search.done:
+            for schedule in search.ask():
+                new.append(schedule)
+                search.tell(schedule, function(schedule))
+            if search.undecided:
+                search.decide(max(s for s, _ in search.undecided))
+        assert not set(new) & set(evaluated)
+        return search
 
-    search, evaluated = GreedySearch(num_sigmas, nfe), []
-    while (wanted := search.ask()) and len(evaluated) < stop_after:
-        schedule = random.choice(wanted)  # workers answer in any order
+    whole = go_on(GreedySearch(num_sigmas, nfe, mode, parallel, by_hand))
+    search, evaluated = GreedySearch(num_sigmas, nfe, mode, parallel, by_hand), []
+    while not search.done and len(evaluated) < stop_after:
+        if search.undecided:
+            search.decide(max(s for s, _ in search.undecided))
+            continue
+        schedule = random.choice(search.ask())  # workers answer in any order
         evaluated.append(schedule)
         search.tell(schedule, function(schedule))
     resumed = GreedySearch.from_state(json.loads(json.dumps(search.state())))
     assert resumed.ask() == search.ask()
     assert resumed.points == search.points
-    assert not set(minimise(resumed, function)) & set(evaluated)
+    assert resumed.state() == search.state()
+    go_on(resumed, evaluated)
     assert resumed.best == whole.best
     assert sorted(resumed.points) == sorted(whole.points)
     assert resumed.rounds == whole.rounds
+
+
+def test_winners_are_named_by_hand():
+    search = GreedySearch(18, nfe=3, by_hand=True)
+    minimise(search, separable([9, 4]))
+    assert not search.done
+    assert search.favourite == (17, 9)
+    with pytest.raises(ValueError, match="none of the evaluated ones"):
+        search.decide((17, 16))
+    other = next(s for s, _ in search.undecided if s[-1] > 9)
+    search.decide(other)
+    assert search.ask()
+    assert all(schedule[:2] == other for schedule in search.ask())
+    minimise(search, separable([9, 4]))
+    search.decide(search.favourite)
+    assert search.done
+    assert search.best[0] == (*other, 4)
+    with pytest.raises(ValueError, match="none of the evaluated ones"):
+        search.decide(other)
 
 
 def test_a_foreign_state_is_refused():

@@ -1,5 +1,5 @@
 """Frozen networks that turn images into features. One file per extractor, found by the registry."""
 
-from cmray.metrics.extractors.base import Extractor, ExtractorConfig, extractors
+from cmray.metrics.extractors.base import Extractor, ExtractorConfig, Outputs, extractors
 
-__all__ = ["Extractor", "ExtractorConfig", "extractors"]
+__all__ = ["Extractor", "ExtractorConfig", "Outputs", "extractors"]
