@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,17 @@ from cmray.core.errors import CmrayError
 from cmray.core.files import write_atomic
 from cmray.core.rng import SEED_BASE
 from cmray.engine.evaluator import Pool
+from cmray.engine.images import image_set_of
 from cmray.engine.model import make_sampler
+from cmray.engine.references import Against, Reference, check_metrics, references_for
 from cmray.engine.results import (
     Measurement,
-    Reference,
     Subject,
     budgets,
     evaluate,
     is_recorded,
     planned,
-    recorded_value,
-    reference_for,
+    recorded,
     subject,
 )
 from cmray.engine.searching import (
@@ -51,6 +53,12 @@ class ResultsStage:
 
     def check(self) -> None:
         """Raises CmrayError when a model of the plan could not be measured or searched as the file asks."""
+        s = self.settings
+        try:
+            against = Against(image_set_of(self.plan.trials[0].data))
+            check_metrics(s.wanted, against, self.plan.trials[0].data.shape, s.num_samples, s.block)
+        except CmrayError as error:
+            raise type(error)(f"{self.plan.path}: evaluate: {error}") from None
         for trial in self.plan.all_trials:
             kind = trial.run.objective.kind
             try:
@@ -67,15 +75,15 @@ class ResultsStage:
         """Whether every record is on disk."""
         if not all(t.data.prepared for t in self.plan.trials):
             return False
-        subjects, reference = self._subjects(), self._reference()
-        if not all(is_recorded(m, reference) for m in self._measurements(subjects)):
+        subjects, references = self._subjects(), self._references()
+        if not all(is_recorded(m, references) for m in self._measurements(subjects)):
             return False
-        searches = self._searches(subjects, reference)
+        searches = self._searches(subjects, references)
         if searches is None:
             return False
-        final = [searched_measurement(who, s, self.settings.num_samples, self.settings.block) for who, s in searches]
-        return all(is_recorded(m, reference) for m in final) and (
-            not subjects or self._drawn() == self._rows(subjects, reference)
+        final = [m for who, s in searches for m in self._final(who, s)]
+        return all(is_recorded(m, references) for m in final) and (
+            not subjects or self._drawn() == self._rows(subjects, references)
         )
 
     def run(self, pool: Pool, where: str) -> int:
@@ -83,26 +91,25 @@ class ResultsStage:
         subjects = self._subjects()
         if not subjects:
             return 0
-        reference, settings = self._reference(), self.settings
+        references, settings = self._references(pool), self.settings
         title = f"Evaluating {len(subjects)} models {where}"
-        new = evaluate(self._measurements(subjects), reference, pool, lambda d, t: self.observer.task(title, d, t))
+        new = evaluate(self._measurements(subjects), references, pool, lambda d, t: self.observer.task(title, d, t))
         config = self.plan.config.search
         if config is not None:
-            for who in self._searched_subjects(subjects, reference):
+            for who in self._searched_subjects(subjects, references):
                 for nfe in config.nfe:
                     title = f"Searching {nfe - 1} sampling time{'s' if nfe > 2 else ''} of {who.folder.name} {where}"
                     found = search_times(
                         who,
                         config,
                         nfe,
-                        reference,
+                        references[0],
                         pool,
                         settings.block,
                         lambda count, *_, title=title: self.observer.task(title, count, None),
                     )
-                    final = searched_measurement(who, found, settings.num_samples, settings.block)
-                    new += evaluate([final], reference, pool)
-        self._draw(subjects, reference, pool)
+                    new += evaluate(self._final(who, found), references, pool)
+        self._draw(subjects, references, pool)
         return new
 
     def _subjects(self) -> dict[str, Subject]:
@@ -114,17 +121,28 @@ class ResultsStage:
                 found[trial.name] = subject(trial.folder, checkpoint)
         return found
 
-    def _reference(self) -> Reference:
-        return reference_for(self.plan.trials[0].data, self.settings.extractor, self.storage)
+    def _references(self, pool: Pool | None = None) -> list[Reference]:
+        """One for each extractor, that of the metric that ranks first."""
+        data = self.plan.trials[0].data
+        return references_for(
+            self.settings.wanted, Against(image_set_of(data)), data.shape, self.storage, pool, self.observer.task
+        )
+
+    def _final(self, who: Subject, found: Search) -> list[Measurement]:
+        """What is reported of searched times."""
+        s = self.settings
+        one = searched_measurement(who, found, s.num_samples, s.block)
+        return [replace(one, metric=metric, seed_blocks=s.repeats) for metric in s.wanted]
 
     def _measurements(self, subjects: dict[str, Subject]) -> list[Measurement]:
         s = self.settings
         out = []
         for who in subjects.values():
-            out += planned(who, budgets(who.run, s.nfe, s.teacher_nfe), s.times, s.num_samples, s.block)
+            nfe = budgets(who.run, s.nfe, s.teacher_nfe)
+            out += planned(who, nfe, s.times, s.num_samples, s.block, s.wanted, s.repeats)
         return out
 
-    def _searched_subjects(self, subjects: dict[str, Subject], reference: Reference) -> list[Subject]:
+    def _searched_subjects(self, subjects: dict[str, Subject], references: list[Reference]) -> list[Subject]:
         """The models whose times are searched: all consistency models, or the best in one step."""
         config = self.plan.config.search
         models = [who for who in subjects.values() if who.kind == "consistency"]
@@ -134,19 +152,25 @@ class ResultsStage:
             return models
 
         def one_step(who: Subject) -> float:
-            (m,) = planned(who, [1], {}, self.settings.num_samples, self.settings.block)
-            return recorded_value(m, reference)
+            s = self.settings
+            (m,) = planned(who, [1], {}, s.num_samples, s.block, s.wanted[:1], s.repeats)
+            found = recorded(m, references)
+            if found is None:
+                return math.inf
+            return found.value if found.better == "lower" else -found.value
 
         return [min(models, key=one_step)]
 
-    def _searches(self, subjects: dict[str, Subject], reference: Reference) -> list[tuple[Subject, Search]] | None:
+    def _searches(
+        self, subjects: dict[str, Subject], references: list[Reference]
+    ) -> list[tuple[Subject, Search]] | None:
         """The recorded searches, or None when one is missing."""
         config = self.plan.config.search
         found = []
-        for who in self._searched_subjects(subjects, reference):
+        for who in self._searched_subjects(subjects, references):
             assert config is not None
             for nfe in config.nfe:
-                path = search_path(who, search_key(who, config, nfe, reference, self.settings.block))
+                path = search_path(who, search_key(who, config, nfe, references[0], self.settings.block))
                 if not path.is_file():
                     return None
                 found.append((who, Search.model_validate_json(path.read_text())))
@@ -155,10 +179,10 @@ class ResultsStage:
     def _grid_file(self) -> Path:
         return self.plan.folder / "samples" / "samples.png"
 
-    def _rows(self, subjects: dict[str, Subject], reference: Reference) -> list[dict[str, Any]]:
+    def _rows(self, subjects: dict[str, Subject], references: list[Reference]) -> list[dict[str, Any]]:
         """What the grids show: one row per model and budget, all from the same seeds."""
         labels = {t.name: t.label if t.role == "trial" else f"teacher · {t.label}" for t in self.plan.all_trials}
-        searched = {who.folder.name: s for who, s in self._searches(subjects, reference) or [] if s.nfe == 2}
+        searched = {who.folder.name: s for who, s in self._searches(subjects, references) or [] if s.nfe == 2}
         rows = []
         for name, who in subjects.items():
             shown = budgets(who.run, (1,), self.settings.teacher_nfe)
@@ -178,10 +202,10 @@ class ResultsStage:
             return None
         return json.loads(described.read_text())
 
-    def _draw(self, subjects: dict[str, Subject], reference: Reference, pool: Pool) -> None:
+    def _draw(self, subjects: dict[str, Subject], references: list[Reference], pool: Pool) -> None:
         """samples/<trial>.png per model, and samples.png with one row per model from the same seeds."""
         seeds = list(range(SEED_BASE["sample"], SEED_BASE["sample"] + GRID_SAMPLES))
-        rows = self._rows(subjects, reference)
+        rows = self._rows(subjects, references)
         images = pool.run([("images", (str(subjects[r["trial"]].checkpoint), r["sampler"], seeds)) for r in rows])
         folder = self._grid_file().parent
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from cmray.config.identity import content_hash
 from cmray.config.load import RawExperiment, load_raw, validated
 from cmray.config.run import DataConfig, RunConfig
 from cmray.core.errors import CmrayError, ConfigError, DataError, nearest
-from cmray.metrics.extractors import Extractor, extractors
+from cmray.metrics.extractors import Extractor, ExtractorConfig, extractors
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,12 @@ def _plan(path: Path, overrides: Sequence[str], storage: Path, only: Sequence[st
     trials = _distinct_labels(list(found.values()))
     if config.evaluate is not None:
         for trial in trials:
-            try:
-                _check_extractor(config.evaluate.extractor, trial.data, "evaluate.metric")
-            except ConfigError as error:
-                raise ConfigError(f"{raw.path}: {error}") from None
+            for i, metric in enumerate(config.evaluate.wanted):
+                field = f"evaluate.metric{'s' if i else ''}"
+                try:
+                    _check_extractor(metric.extractor, trial.data, field)
+                except ConfigError as error:
+                    raise ConfigError(f"{raw.path}: {error}") from None
         _check_times(config, raw.path)
         if not any(t.run.objective.kind == "consistency" for t in trials):
             for field, given in (
@@ -315,13 +318,16 @@ def _check_against_data(run: RunConfig, facts: DataFacts) -> None:
 
 
 @functools.cache
-def _extractor(name: str) -> Extractor:
-    return extractors.parse(name).build(torch.device("cpu"))
+def _extractor(extractor: str) -> Extractor:
+    """Of a name, or of name and options as JSON."""
+    return extractors.parse(json.loads(extractor)).build(torch.device("cpu"))
 
 
-def _check_extractor(name: str, facts: DataFacts, field_path: str) -> None:
+def _check_extractor(extractor: str | ExtractorConfig, facts: DataFacts, field_path: str) -> None:
+    name = extractor if isinstance(extractor, str) else extractor.name
+    options = extractor if isinstance(extractor, str) else extractor.model_dump(mode="json")
     try:
-        _extractor(name).check(facts.shape)
+        _extractor(json.dumps(options)).check(facts.shape)
     except CmrayError as error:
         raise ConfigError(f"{field_path} is {name}: {error}") from None
 
