@@ -15,9 +15,10 @@ from data_feeds import rates, start_feeds, stop_feeds, trained, wait_for_images,
 from data_memory import Memory, memory, watched_for, watching
 
 from cmray.cluster.connect import connected, cores
-from cmray.cluster.data import resident_dataset
+from cmray.cluster.data import put_resident, resident_dataset
 from cmray.config.run import RunConfig
 from cmray.datasets import ImageDataset
+from cmray.datasets.manifest import read_manifest
 from cmray.datasets.shards import ShardReader, default_window
 from cmray.datasets.whole import write_shards
 from cmray.engine.batches import open_batches
@@ -35,9 +36,11 @@ def resident_memory(bench: Bench) -> None:
     with connected(None, raw):
         fresh = memory()
         workers = [ray.remote(num_cpus=1)(Walker).remote() for _ in range(2)]
-        before = _walked(workers, run, [ray.put(resident_dataset(tiny))], 3 * manifest.count, bench.args.seconds)
+        before = _walked(
+            workers, run, [put_resident(tiny, read_manifest(tiny))], 3 * manifest.count, bench.args.seconds
+        )
         with watching(0.05) as loading:
-            box = [ray.put(resident_dataset(bench.place, manifest))]
+            box = [put_resident(bench.place, manifest)]
         steady = _walked(workers, run, box, 3 * manifest.count, bench.args.seconds)
     rows = [
         _memory_row("peak while loading", loading.peak - before, raw),

@@ -109,6 +109,8 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
             check_room(resident_bytes, free_memory(), "this machine has {} of memory free")
             # a dataset is in the store up to twice: Ray Data's blocks, and the copy that trials map
             store = max(128 * 2**20, 2 * resident_bytes + 128 * 2**20)
+            # nobody takes this machine away: a process less to start for each run with several workers
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             ray.init(
                 address="local",
                 num_cpus=int(capacity.cpus),
@@ -132,6 +134,17 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGTERM, before)  # Ray's own handler prints a stack trace
         yield capacity
+
+
+def result_of(reference: Any) -> Any:
+    """The result of a task. Raises what the task raised, not Ray's wrapping of it."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, Exception) else error from None
 
 
 def keep_others_out() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,13 @@ from cmray.core.errors import DataError
 from cmray.datasets import ImageDataset
 from cmray.datasets.location import Location
 from cmray.datasets.manifest import Manifest, read_manifest, verify_shards
-from cmray.datasets.mapped import MappedDataset, map_shards
+from cmray.datasets.mapped import map_shards
 from cmray.datasets.shards import ShardReader, Unit, collect, rows_of
 from cmray.datasets.verified import verify_once
-from cmray.engine.batches import TrainingData
 from cmray.engine.stream import Rows, StreamedDataset
+
+if TYPE_CHECKING:
+    import ray
 
 #: units of one execution of a Ray Data plan, and of one of its tasks
 SEGMENT, PER_TASK = 4_096, 16
@@ -36,8 +38,8 @@ READERS = 2
 FREED, LONGEST = 2**26, 2.0
 
 
-def training_data(folder: Location, config: DataConfig, storage: Path) -> TrainingData | MappedDataset:
-    """What workers get, to be put into the object store: the images, or how to get at them.
+def put_training_data(folder: Location, config: DataConfig, storage: Path) -> ray.ObjectRef:
+    """What workers get, in the object store: the images, or how to get at them.
 
     Args:
         config: with `feed` resolved.
@@ -46,13 +48,26 @@ def training_data(folder: Location, config: DataConfig, storage: Path) -> Traini
     Raises:
         DataError: the shards are not what the manifest says.
     """
+    import ray
+
     manifest = read_manifest(folder)
     if config.feed == "resident":
-        return resident_dataset(folder, manifest)
+        return put_resident(folder, manifest)
     verify_once(folder, manifest, storage / "verified")
     if config.feed == "mmap":
-        return map_shards(folder, manifest, storage / "mapped")
-    return StreamedDataset(folder, manifest, stream_units)
+        return ray.put(map_shards(folder, manifest, storage / "mapped"))
+    return ray.put(StreamedDataset(folder, manifest, stream_units))
+
+
+def put_resident(folder: Location | Path, manifest: Manifest) -> ray.ObjectRef:
+    """A `resident_dataset` in the object store.
+
+    Raises:
+        DataError: the shards are not what the manifest says.
+    """
+    import ray
+
+    return ray.put(resident_dataset(folder, manifest))
 
 
 def describe(config: DataConfig, name: str, count: int, nbytes: int, on_ray: bool) -> str:

@@ -2,35 +2,70 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 
-from cmray.cluster.connect import connected
+from cmray.cluster.connect import connected, cores, result_of
 from cmray.cluster.reader import make
 from cmray.datasets.manifest import Manifest
-from cmray.datasets.prepare import Piece, Preparation, one_after_the_other
+from cmray.datasets.prepare import Piece, Preparation
 from cmray.datasets.source import ArraySource
 
-#: a source with fewer images is decoded in this process: Ray takes seconds to start
-WORTH_IT = 20_000
+#: seconds that this process decodes before it asks itself whether Ray would be quicker
+TRIAL = 1.0
+#: seconds until a Ray of its own has started and its tasks have imported what they need
+RAY_STARTS = 8.0
 
 
 def prepare(preparation: Preparation, address: str | None, done: Callable[[int], None]) -> Manifest:
     """Runs a preparation, on Ray where that is quicker.
 
     Args:
-        address: of a running cluster; all its nodes must see the source. None for Ray on this machine.
+        address: of a running cluster; all its nodes must see the source. None for this machine.
         done: told how many images are through.
 
     Raises:
         CmrayError: as the preparation does, or Ray cannot be reached.
     """
-    left = preparation.count - preparation.progress.position
-    decoded = isinstance(preparation.source, ArraySource)  # nothing to do but to copy
-    if decoded or (address is None and left < WORTH_IT):
-        return preparation.run(one_after_the_other, done)
-    with connected(address) as capacity:
+    with ExitStack() as stack:
+        if address is None or isinstance(preparation.source, ArraySource):  # of arrays there is nothing but to copy
+            return preparation.run(_HereFirst(stack), done)
+        capacity = stack.enter_context(connected(address))
         return preparation.run(_RayMapper(int(capacity.cpus)), done)
+
+
+class _HereFirst:
+    """Makes pieces in this process, and in Ray's once it is clear that the rest will take long enough.
+
+    Args:
+        stack: closes the Ray that may be started.
+    """
+
+    def __init__(self, stack: ExitStack):
+        self.stack = stack
+
+    def __call__(self, work: Callable[[tuple[int, int]], Piece], ranges: Iterable[tuple[int, int]]) -> Iterator[Piece]:
+        spans = deque(ranges)
+        spent, made = 0.0, 0
+        while spans:
+            start, stop = spans.popleft()
+            began = time.perf_counter()
+            piece = work((start, stop))
+            spent += time.perf_counter() - began
+            made += stop - start
+            yield piece
+            left = sum(stop - start for start, stop in spans)
+            if spent > TRIAL and saved_by_ray(spent / made * left, cores()) > 0:
+                capacity = self.stack.enter_context(connected(None))
+                yield from _RayMapper(int(capacity.cpus))(work, spans)
+                return
+
+
+def saved_by_ray(seconds: float, cpus: int) -> float:
+    """What starting Ray saves of so many seconds of decoding; negative where it costs more."""
+    return seconds * (1 - 1 / cpus) - RAY_STARTS
 
 
 class _RayMapper:
@@ -49,19 +84,9 @@ class _RayMapper:
             for span in ranges:
                 waiting.append(task.remote(maker, span))
                 if len(waiting) >= self.ahead:
-                    yield _result(waiting.popleft())
+                    yield result_of(waiting.popleft())
             while waiting:
-                yield _result(waiting.popleft())
+                yield result_of(waiting.popleft())
         finally:
             for reference in waiting:
                 ray.cancel(reference)
-
-
-def _result(reference: object) -> Piece:
-    import ray
-    from ray.exceptions import RayTaskError
-
-    try:
-        return ray.get(reference)  # type: ignore[call-overload]
-    except RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Exception) else error from None

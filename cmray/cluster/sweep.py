@@ -138,7 +138,7 @@ class Sweep:
     def _train(self, stages: Sequence[Stage], capacity: Capacity) -> None:
         import ray
 
-        from cmray.cluster.data import describe, training_data
+        from cmray.cluster.data import describe, put_training_data
 
         references: dict[str, ray.ObjectRef] = {}
         for stage in stages:
@@ -146,7 +146,7 @@ class Sweep:
                 facts, feed = trials[0].data, trials[0].run.data
                 if key not in references:
                     self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes, on_ray=True))
-                    references[key] = ray.put(training_data(facts.folder, feed, self.storage))
+                    references[key] = put_training_data(facts.folder, feed, self.storage)
                 ready = self.ready(trials)
                 if ready:
                     concurrency = max_concurrent([t.run.resources for t in ready], capacity, self.limit)

@@ -25,7 +25,7 @@ def train_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path) -> None:
     Ray Train restarts the workers when one dies; the loop resumes from its own checkpoints.
 
     Args:
-        data: what `training_data` gave, in the object store.
+        data: what `put_training_data` gave.
         scratch: a folder that all nodes share, for Ray Train's own bookkeeping.
 
     Raises:

@@ -1,6 +1,13 @@
-"""An object store of the tests' own: a server that speaks S3's protocol."""
+"""Object stores of the tests' own: servers that speak the protocols of S3 and of Google Cloud Storage."""
 
+import contextlib
 import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +15,7 @@ from pyarrow import fs
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def s3_server() -> Iterator[str]:
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -19,9 +26,32 @@ def server() -> Iterator[str]:
     running.stop()
 
 
-@pytest.fixture
-def bucket(server, monkeypatch, request) -> str:
-    """An empty bucket, reached by what a user would set."""
+@pytest.fixture(scope="module")
+def gcs_server() -> Iterator[str]:
+    """In a process of its own: pyarrow waits for answers of Google's client with the interpreter's lock held."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"from gcp_storage_emulator.server import create_server; create_server('127.0.0.1', {port}, True).run()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as running:
+        try:
+            _wait_for(port)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            running.kill()
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+    raise TimeoutError("the server of Google Cloud Storage's protocol did not start")
+
+
+def in_s3(server: str, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     for key, value in {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
@@ -30,6 +60,29 @@ def bucket(server, monkeypatch, request) -> str:
         "AWS_ENDPOINT_URL": server,
     }.items():
         monkeypatch.setenv(key, value)
-    name = f"b{abs(hash(request.node.name))}"
     fs.S3FileSystem(endpoint_override=server, allow_bucket_creation=True).create_dir(name)
     return f"s3://{name}"
+
+
+def in_gcs(server: str, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server)
+    fs.GcsFileSystem(anonymous=True, project_id="tests").create_dir(name)
+    return f"gs://anonymous@{name}"
+
+
+@pytest.fixture
+def s3_bucket(s3_server, monkeypatch, request) -> str:
+    """An empty bucket, reached by what a user would set."""
+    return in_s3(s3_server, _name(request), monkeypatch)
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request, monkeypatch) -> str:
+    """An empty bucket in each kind of store, reached by what a user would set."""
+    if request.param == "s3":
+        return in_s3(request.getfixturevalue("s3_server"), _name(request), monkeypatch)
+    return in_gcs(request.getfixturevalue("gcs_server"), _name(request), monkeypatch)
+
+
+def _name(request: pytest.FixtureRequest) -> str:
+    return f"b{zlib.crc32(request.node.name.encode())}-{os.getpid()}"
