@@ -84,10 +84,12 @@ def _results_seconds(plan: Plan, speeds: dict[str, Speed | None], actors: float)
         speed = _speed(trial, speeds)
         if speed is None:
             return None
-        taken = sum(budgets(trial.run, evaluation.nfe, evaluation.teacher_nfe)) * evaluation.num_samples
+        samples = evaluation.num_samples * evaluation.repeats
+        taken = sum(budgets(trial.run, evaluation.nfe, evaluation.teacher_nfe)) * samples
         searched = 0.0
         if search is not None and trial.run.objective.kind == "consistency":
-            searched = search.num_samples * TRIED * sum(n * (n - 1) for n in search.nfe)
+            each = {n: n if search.mode == "reference" else 1 for n in search.nfe}  # others keep what is fixed
+            searched = search.num_samples * TRIED * sum(each[n] * (n - 1) for n in search.nfe)
         work.append((speed.image * taken, speed.image * searched))
     searches = [s for _, s in work]
     together = sum(searches) if search is not None and search.trials == "all" else max(searches)

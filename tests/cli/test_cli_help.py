@@ -17,6 +17,7 @@ COMMANDS = [
     "theory",
     "ui",
     "doctor",
+    "features train",
     "data prepare",
     "data info",
 ]
