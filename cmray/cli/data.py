@@ -88,7 +88,8 @@ def prepare(
     config = _dataset(name, given)
     options = {"crop": crop, "size": size, "channels": channels, "background": background, "encoding": encoding}
     _rule(config.usual_rule, options)  # options that contradict each other are told before anything is read
-    source_images = config.open()
+    with _downloading(name):
+        source_images = config.open()
     preparation = Preparation(source_images, _rule(config.rule_for(source_images), options), out, shards, max_bad)
     if preparation.progress.shards:
         errors.print(f"going on after {preparation.progress.position:,} of {preparation.count:,} images")
@@ -139,6 +140,37 @@ def _rule(usual: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         message = first["msg"].removeprefix("Value error, ")
         where = f"--{first['loc'][0]} {first['input']}: " if first["loc"] else ""
         raise ConfigError(f"{where}{message}") from None
+
+
+@contextmanager
+def _downloading(name: str) -> Iterator[None]:
+    """Shows what is downloaded, if anything is: a bar on a terminal, elsewhere one line."""
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from cmray.datasets.download import downloads_folder, watcher
+
+    columns = (TextColumn(f"downloading {name}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True, disable=True) as progress:
+        task = progress.add_task("", total=None)
+        shown = False
+
+        def told(done: int, about: int) -> None:
+            nonlocal shown
+            if not shown and errors.is_terminal:  # now there is something to show
+                progress.disable = False
+                progress.start()
+            elif not shown:
+                line = f"downloading {name} to {downloads_folder(name)}: about {about / 1e6:,.0f} MB"
+                errors.print(escape(line), highlight=False, soft_wrap=True)
+            shown = True
+            progress.update(task, completed=done, total=about)
+
+        before = watcher.set(told)
+        try:
+            yield
+        finally:
+            watcher.reset(before)
 
 
 @contextmanager

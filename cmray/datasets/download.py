@@ -8,9 +8,11 @@ import http.client
 import os
 import tempfile
 import threading
+import time
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,9 @@ SILENCE_S = 20.0
 #: all files together, name look-ups and slow servers included
 LIMIT_S = 1800.0
 _CHUNK = 1 << 16
+#: told (bytes so far, bytes in all, about) a few times a second while files are fetched; nobody by default
+watcher: ContextVar[Callable[[int, int], None] | None] = ContextVar("download watcher", default=None)
+_TOLD_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def fetched(name: str, files: Sequence[Published], megabytes: int) -> Path:
     work = _Download(folder, tuple(files), megabytes << 21)
     work.start()
     try:
-        work.join(LIMIT_S)
+        _wait(work, megabytes * 10**6)
         reason = f"not done after {LIMIT_S:g} s" if work.is_alive() else work.failure
     finally:
         work.stop.set()
@@ -65,6 +70,16 @@ def fetched(name: str, files: Sequence[Published], megabytes: int) -> Path:
     return folder
 
 
+def _wait(work: _Download, about: int) -> None:
+    """Until it has ended or LIMIT_S are over, telling the watcher."""
+    told = watcher.get()
+    ends = time.monotonic() + LIMIT_S
+    while work.is_alive() and (left := ends - time.monotonic()) > 0:
+        work.join(min(left, _TOLD_S))
+        if told is not None and work.size:
+            told(work.size, max(about, work.size))
+
+
 class _Download(threading.Thread):
     """A daemon: looking up a name cannot be interrupted, and must not keep the process alive."""
 
@@ -73,6 +88,7 @@ class _Download(threading.Thread):
         self.folder, self.files, self.max_bytes = folder, files, max_bytes
         self.stop = threading.Event()
         self.failure: str | None = None
+        self.size = 0  # bytes that came, of all files
 
     def run(self) -> None:
         try:
@@ -103,6 +119,7 @@ class _Download(threading.Thread):
             ):
                 while chunk := response.read1(_CHUNK):  # read() would wait for a whole chunk, however slow
                     size += len(chunk)
+                    self.size += len(chunk)
                     if self.stop.is_set() or size > self.max_bytes:
                         raise OSError(f"stopped at {size:,} bytes")
                     md5.update(chunk)

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from cli_run import good, here
 from source_checks import (
     complaint,
     labels_of,
@@ -102,6 +103,29 @@ def test_mnist_downloads_once_and_repairs_what_is_damaged(tmp_path, mirror):
     damaged.write_bytes(damaged.read_bytes()[:-5])
     assert len(opened("mnist")) == 5
     assert mirror.asked[4:] == [f"/{files[0]}"], "only what is damaged is fetched again"
+
+
+def test_what_comes_is_told_meanwhile(tmp_path, mirror, monkeypatch):
+    monkeypatch.setattr(download, "_TOLD_S", 0.001)
+    told = []
+    before = download.watcher.set(lambda done, about: told.append((done, about)))
+    try:
+        opened("mnist")
+        there = sum(path.stat().st_size for path in (tmp_path / "cache" / "cmray" / "downloads" / "mnist").iterdir())
+        assert told[-1] == (there, 11_000_000)
+        assert told == sorted(told)
+        told.clear()
+        opened("mnist")
+        assert not told, "nothing is fetched twice"
+    finally:
+        download.watcher.reset(before)
+
+
+def test_the_command_says_what_it_downloads(tmp_path, mirror):
+    ran = good(here("data", "prepare", "mnist", "--out", tmp_path / "mnist"))
+    assert f"downloading mnist to {tmp_path / 'cache' / 'cmray' / 'downloads' / 'mnist'}: about 11 MB" in ran.err
+    ran = good(here("data", "prepare", "mnist", "--out", tmp_path / "again"))
+    assert "downloading" not in ran.err
 
 
 def test_cifar10_downloads_its_tarball(tmp_path, mirror):
