@@ -60,6 +60,11 @@ class RawExperiment:
             path = path.rpartition(".")[0]
         return str(self.path)
 
+    def overrides_in(self, path: str) -> list[str]:
+        """The `--set KEY=VALUE` that changed something below a mapping, in the order they were given."""
+        prefix = f"{path}." if path else ""
+        return [o for key, o in self._origin.items() if key.startswith(prefix) and o.startswith("--set ")]
+
 
 def load_raw(path: Path, overrides: Sequence[str] = ()) -> RawExperiment:
     """An experiment file with everything it extends and `key=value` overrides. Raises ConfigError."""
@@ -192,7 +197,10 @@ def describe(error: ValidationError, raw: RawExperiment, context: str = "") -> s
     found = first.get("input")
     if first["type"] not in {"missing", "unknown_key", "component", "value_error"}:
         message += f"; found {found!r}"
-    where = f"{raw.origin(path)}: " + (f"{path}: " if path else "")
+    where = raw.origin(path)
+    if first["type"] == "value_error" and not where.startswith("--set "):  # fields that contradict each other
+        where = " with ".join([where, *raw.overrides_in(path)])
+    where += ": " + (f"{path}: " if path else "")
     more = f" (and {len(others)} more)" if others else ""
     return " ".join(f"{where}{message}{f' [{context}]' if context else ''}{more}".split())
 

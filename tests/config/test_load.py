@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from cmray.config.load import load_raw, merged
+from cmray.config.plan import plan_experiment
 from cmray.core.errors import ConfigError
+
+TRAIN = "train: {steps: 60, batch_size: 8, optimizer: {warmup_steps: 50}}\n"
 
 
 @pytest.fixture
@@ -212,3 +215,15 @@ def test_a_bad_set_is_told(write, item, words):
 )
 def test_an_alternative_takes_the_place_of_the_other(base, over, result):
     assert merged(base, over) == result
+
+
+def test_fields_that_contradict_each_other_name_the_options_that_took_part(write, tmp_path):
+    path = write("e.yaml", "name: e\ndata: {name: digits}\nnet: {name: mlp}\nobjective: {name: edm}\n" + TRAIN)
+    with pytest.raises(ConfigError) as error:
+        plan_experiment(path, ["train.steps=40", "seed=3", "train.batch_size=4"], tmp_path / "storage")
+    assert str(error.value) == (
+        "e.yaml with --set train.steps=40 with --set train.batch_size=4: train: "
+        "optimizer.warmup_steps 50 exceeds steps 40"
+    )
+    with pytest.raises(ConfigError, match=r"^e\.yaml: train: optimizer\.warmup_steps 70 exceeds steps 60"):
+        plan_experiment(write("e.yaml", path.read_text().replace("50", "70")), [], tmp_path / "storage")
