@@ -148,7 +148,7 @@ def test_values_are_those_of_whole_samples_and_evaluations_are_counted(fresh, mo
     assert searched_measurement(who, found, 100, 50).seed_first != SEED_BASE["search"], "reported on other seeds"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [pytest.param(m, marks=() if m == "ternary" else pytest.mark.slow) for m in MODES])
 def test_an_interrupted_search_finds_the_same_and_counts_the_same(fresh, mode, tmp_path):
     who, reference = fresh
     asked = config(mode, num_samples=450)  # two chunks of 400 and 50
@@ -181,6 +181,7 @@ def test_a_pool_that_serves_more_is_asked_more_at_once(fresh):
     assert fixed.key != found.key
 
 
+@pytest.mark.slow
 def test_several_models_are_searched_in_step(place, tmp_path):
     who, reference = place
     other = trained(tmp_path, "other", seed=5)
@@ -203,6 +204,7 @@ def test_several_models_are_searched_in_step(place, tmp_path):
         search_together([searches[0], searches[0]], pool)
 
 
+@pytest.mark.slow
 def test_times_that_cannot_be_told_apart_are_named_and_measured_again(fresh):
     who, reference = fresh
     n = 50 * 8 * 4  # four chunks
@@ -235,6 +237,7 @@ def test_times_that_cannot_be_told_apart_are_named_and_measured_again(fresh):
     assert again.nfe_spent == spent
 
 
+@pytest.mark.slow
 def test_an_interrupted_confirmation_goes_on(fresh):
     who, reference = fresh
     asked = config("continuous", tolerance=0.02, num_samples=1600, confirm_samples=2000, parallel=4)
