@@ -97,7 +97,7 @@ def train(
     chance = 1 / len(dataset.classes)
     if record["accuracy"] < (1 + chance) / 2:  # closer to guessing than to all
         errors.print("[yellow]warning:[/] that is a weak classifier, and its features say little; try more --epochs")
-    say(f"next: use it as the extractor {{name: trained, path: {out}}}")
+    say(f"next: cmray evaluate RUN --metric '{{name: fd/trained, extractor: {{path: {out}}}}}'")
 
 
 def _check_out(out: Path) -> None:

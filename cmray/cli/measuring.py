@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from cmray.engine.references import Against
     from cmray.engine.results import Reference, Subject
 
-Metric = Annotated[str, typer.Option("--metric", help="fd/EXTRACTOR.")]
+Metric = Annotated[
+    str,
+    typer.Option("--metric", help="fd/EXTRACTOR; options as YAML: '{name: fd/trained, extractor: {path: FILE}}'."),
+]
 NumSamples = Annotated[int, typer.Option("--num-samples", min=2, help="Generated images per number.")]
 Parallel = Annotated[int, typer.Option("--parallel", min=1, metavar="N", help="Ray actors; 1 works in this process.")]
 #: seeds that go through the network at once; part of what a number means
@@ -83,14 +86,14 @@ def setting(
 ) -> Iterator[tuple[Reference, Pool]]:
     """The reference of the data the model was trained on, and a place to work."""
     from cmray.config.data_facts import facts_of
-    from cmray.config.fields import check_metric, extractor_of
+    from cmray.config.metric import parse_metrics
     from cmray.core.errors import ConfigError
     from cmray.engine.results import reference_for
 
-    try:
-        extractor = extractor_of(check_metric(metric))
-    except ValueError as error:
-        raise ConfigError(f"--metric: {error}") from None
+    specs = parse_metrics([metric])
+    if len(specs) != 1 or specs[0].measure.name != "fd":
+        raise ConfigError(f"--metric {metric}: searches minimise one Fréchet distance; give fd/EXTRACTOR")
+    extractor = specs[0].extractor.model_dump(mode="json")
     with working(parallel, address) as pool:
         yield reference_for(facts_of(who.run.data, storage), extractor, storage, pool), pool
 

@@ -71,7 +71,7 @@ def search(
         for n in config.nfe:
             search_grid(who.run, config, n)  # says now if it has too few points
     with setting(next(iter(models.values())), metric, parallel, address, storage) as (reference, pool):
-        progress, found = Progress(errors), []  # of (run, its search, the reported number)
+        progress, found, remarks = Progress(errors), [], []  # found: (run, its search, the reported number)
         try:
             for n in config.nfe:
                 title, done = f"Searching {n - 1} time{'s' if n > 2 else ''}", dict.fromkeys(models, 0)
@@ -91,6 +91,7 @@ def search(
                 ]
                 measure(finals, reference, pool)
                 found += zip(models, results, [recorded(final, reference) for final in finals], strict=True)
+                remarks += [s.remark for s in searches.values()]
         finally:
             progress.close()
         if as_json:
@@ -107,9 +108,13 @@ def search(
                 ]
             )
             return
-        for run, s, number in found:
+        for (run, s, number), remark in zip(found, remarks, strict=True):
             _show(f"{run}, " if len(models) > 1 else "", s, number)
-        say(note(metric, reference))
+            if remark:
+                say(remark)
+        if unknown := unknown_noise([s for _, s, _ in found]):
+            say(unknown)
+        say(note(found[0][1].provenance.metric, reference))
         run, last, _ = found[-1]
         say(f"next: {command('sample', run, '--times', _times(last), '--out', 'samples.png', storage=storage)}")
 
@@ -121,16 +126,35 @@ def _show(of: str, s: Search, number: Evaluation) -> None:
         f"{of}{s.nfe} NFE: times {_times(s)}  {s.provenance.metric} {number.value:.3f}{between} on fresh seeds, "
         f"{s.value:.3f} while searching ({len(s.points)} evaluations)"
     )
-    start = 0
+    for line in rivals(s):
+        say(line)
+
+
+def rivals(s: Search) -> list[str]:
+    """Which times may be as good as the chosen ones, a sentence for each number of samples that says so."""
+    lines, start = [], 0
     for time, count in zip(s.times[1:], s.rounds, strict=True):
-        points = s.points[start : start + count]
+        tied = [p for p in s.points[start : start + count] if p.tied]
         start += count
-        rivals = [f"{t:.4g}" for t in sorted((p.sigma for p in points if p.tied), reverse=True)]
-        if rivals:
-            # the number that tells them apart, or does not: what was measured again, or what was searched on
-            again = any(p.confirmed is not None for p in points)
-            n = s.confirm_samples if again and s.confirm_samples else s.provenance.n
-            say(f"on {n:,} samples {time:.4g} cannot be told apart from {', '.join(rivals)}")
+        again = [p.sigma for p in tied if p.confirmed is not None]
+        once = [p.sigma for p in tied if p.confirmed is None]
+        aside = "" if s.confirm_samples is None else ", which were not measured again"
+        for n, sigmas, more in ((s.confirm_samples, again, ""), (s.provenance.n, once, aside)):
+            if sigmas and n is not None:
+                others = ", ".join(f"{t:.4g}" for t in sorted(sigmas, reverse=True))
+                lines.append(f"on {n:,} samples {time:.4g} cannot be told apart from {others}{more}")
+    return lines
+
+
+def unknown_noise(searches: list[Search]) -> str:
+    """Says that nobody knows which times are as good; empty where that is known."""
+    from cmray.engine.searching import least_for_noise
+
+    for s in searches:
+        least = least_for_noise(s.provenance.seed_block)
+        if s.provenance.n < least:
+            return f"the noise of these values is not known: it takes more than {least - 1:,} samples"
+    return ""
 
 
 def _times(s: Search) -> str:
@@ -156,7 +180,7 @@ def _config(
         "confirm_samples": confirm,
     }
     try:
-        return SearchConfig.model_validate(given)
+        config = SearchConfig.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         text = first["msg"].removeprefix("Value error, ")
@@ -164,9 +188,19 @@ def _config(
             "mode": f"--mode {mode}",
             "tolerance": f"--tolerance {tolerance}",
             "confirm_samples": f"--confirm {confirm}",
+            "num_sigmas": f"--num-sigmas {num_sigmas}",
         }
         field = str(first["loc"][0]) if first["loc"] else next((name for name in shown if text.startswith(name)), "nfe")
         raise ConfigError(f"{shown.get(field, f'--nfe {nfe}')}: {text}") from None
+    from cmray.engine.searching import least_for_noise
+
+    least = least_for_noise(BLOCK)
+    if confirm is not None and num_samples < least:
+        raise ConfigError(
+            f"--confirm {confirm}: on --num-samples {num_samples} the noise is not known, which decides what is "
+            f"measured again; it takes more than {least - 1:,} samples"
+        )
+    return config
 
 
 def _models(runs: list[str], storage: Path, tracking_uri: str | None) -> dict[str, Subject]:

@@ -13,6 +13,7 @@ import numpy as np
 from cmray.cluster.observer import Observer
 from cmray.cluster.stages import final_checkpoint
 from cmray.config.experiment import EvaluateConfig
+from cmray.config.metric import parse_metric
 from cmray.config.plan import Plan
 from cmray.core.errors import CmrayError
 from cmray.core.files import write_atomic
@@ -32,6 +33,7 @@ from cmray.engine.results import (
     subject,
 )
 from cmray.engine.searching import (
+    read_search,
     search_grid,
     search_key,
     search_path,
@@ -39,10 +41,15 @@ from cmray.engine.searching import (
     searched_measurement,
 )
 from cmray.report.grids import image_grid
-from cmray.tracking.records import Search
+from cmray.tracking.records import Evaluation, Search
 
 #: samples in each row of the grids, all rows from the same seeds
 GRID_SAMPLES = 16
+
+
+def rank(found: Evaluation) -> float:
+    """A value such that the best model has the lowest."""
+    return found.value if found.better == "lower" else -found.value
 
 
 class ResultsStage:
@@ -122,11 +129,11 @@ class ResultsStage:
         return found
 
     def _references(self, pool: Pool | None = None) -> list[Reference]:
-        """One for each extractor, that of the metric that ranks first."""
-        data = self.plan.trials[0].data
-        return references_for(
-            self.settings.wanted, Against(image_set_of(data)), data.shape, self.storage, pool, self.observer.task
-        )
+        """One for each extractor, that of the metric that ranks first. Searches minimise a Fréchet distance in it."""
+        data, wanted = self.plan.trials[0].data, self.settings.wanted
+        if self.plan.config.search is not None:
+            wanted += (parse_metric({"measure": "fd", "extractor": wanted[0].extractor.model_dump(mode="json")}),)
+        return references_for(wanted, Against(image_set_of(data)), data.shape, self.storage, pool, self.observer.task)
 
     def _final(self, who: Subject, found: Search) -> list[Measurement]:
         """What is reported of searched times."""
@@ -157,7 +164,7 @@ class ResultsStage:
             found = recorded(m, references)
             if found is None:
                 return math.inf
-            return found.value if found.better == "lower" else -found.value
+            return rank(found)
 
         return [min(models, key=one_step)]
 
@@ -173,7 +180,7 @@ class ResultsStage:
                 path = search_path(who, search_key(who, config, nfe, references[0], self.settings.block))
                 if not path.is_file():
                     return None
-                found.append((who, Search.model_validate_json(path.read_text())))
+                found.append((who, read_search(path)))
         return found
 
     def _grid_file(self) -> Path:

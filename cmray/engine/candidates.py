@@ -16,7 +16,7 @@ import numpy as np
 from cmray.config.experiment import SearchConfig
 from cmray.config.identity import content_hash
 from cmray.config.run import RunConfig
-from cmray.core.errors import ConfigError
+from cmray.core.errors import ConfigError, StorageError
 from cmray.core.files import write_atomic
 from cmray.core.grids import karras_sigmas
 from cmray.core.rng import SEED_BASE
@@ -82,6 +82,19 @@ def search_path(who: Subject, key: str) -> Path:
     return who.folder / "searches" / f"{key}.json"
 
 
+def read_search(path: Path) -> Search:
+    """Raises StorageError when it is damaged."""
+    try:
+        return Search.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> StorageError:
+    reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+    return StorageError(f"{path} cannot be read as a search: {reason}; remove it and run the command again")
+
+
 @dataclass(frozen=True)
 class Measured:
     """What is known of one candidate."""
@@ -102,18 +115,34 @@ class SearchOf:
         self.grid = search_grid(who.run, config, nfe)
         self.key = search_key(who, config, nfe, reference, block)
         self.path = search_path(who, self.key)
-        self.found = Search.model_validate_json(self.path.read_text()) if self.path.is_file() else None
+        self.found = read_search(self.path) if self.path.is_file() else None
         self._unfinished = self.path.with_suffix(".state")
         self._kept = self.path.with_suffix(".prefix")  # samples of the times that are held fixed
         self._measured: dict[Question, Measured] = {}
         self._kept_spent: dict[str, int] = {}
         self._seconds, self._since = 0.0, time.monotonic()
+        a_candidate = len(self._chunks(make_sampler(who.run, nfe).model_dump(), config.num_samples, 0))
+        self._parallel = config.parallel or max(1, pool_size // a_candidate)
         if self._unfinished.is_file():
-            self._restore(json.loads(self._unfinished.read_text()))
+            try:
+                self._restore(json.loads(self._unfinished.read_bytes()))
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                raise _damaged(self._unfinished, error) from None
         else:
-            a_candidate = len(self._chunks(make_sampler(who.run, nfe).model_dump(), config.num_samples, 0))
-            parallel = config.parallel or max(1, pool_size // a_candidate)
-            self._search = GreedySearch(len(self.grid), nfe, config.mode, parallel, by_hand=True)
+            self._search = GreedySearch(len(self.grid), nfe, config.mode, self._parallel, by_hand=True)
+
+    @property
+    def remark(self) -> str:
+        """Says that the record is of a search that asked for more or fewer at once than this one would; else empty."""
+        if self.found is None or self.config.mode not in ("section", "continuous"):
+            return ""
+        before, now = self.found.parallel, self._parallel
+        if before == now:
+            return ""
+        return (
+            f"this is the result of an earlier search that measured {before} at once, and now it would be {now}; "
+            f"remove {self.path} to search again"
+        )
 
     def wanted(self) -> list[Question]:
         """What is to be measured together now, all with the same times but the last; [] when the search is done."""
@@ -265,5 +294,5 @@ class SearchOf:
     def _restore(self, state: dict[str, Any]) -> None:
         self._search = GreedySearch.from_state(state["search"])
         for schedule, n, m in state["measured"]:
-            self._measured[tuple(schedule), n] = Measured(m["value"], tuple(m["groups"]), m["spent"])
-        self._kept_spent, self._seconds = state["kept"], state["seconds"]
+            self._measured[tuple(schedule), n] = Measured(float(m["value"]), tuple(map(float, m["groups"])), m["spent"])
+        self._kept_spent, self._seconds = dict(state["kept"]), float(state["seconds"])

@@ -10,11 +10,12 @@ import torch
 from cmray.config.run import CurveConfig
 from cmray.core.rng import SEED_BASE
 from cmray.engine.batches import TrainingData, all_images
-from cmray.engine.measure import block_statistics, merge_in_order, seed_blocks
+from cmray.engine.measure import block_statistics, seed_blocks
 from cmray.engine.model import make_sampler, sample_seeds
 from cmray.metrics.extractors import extractors
 from cmray.metrics.frechet import frechet_distance
 from cmray.metrics.reference import reference_statistics
+from cmray.metrics.statistics import merged
 
 if TYPE_CHECKING:
     from cmray.engine.state import TrainState
@@ -47,6 +48,6 @@ class Curve:
                 device=state.session.device,
             )
             blocks = seed_blocks(SEED_BASE["curve"], self.config.num_samples, self.BLOCK)
-            statistics = merge_in_order([block_statistics(generate, self.extractor, seeds) for seeds in blocks])
+            statistics = merged([block_statistics(generate, self.extractor, seeds) for seeds in blocks])
             out[f"{self.config.metric}@{nfe}"] = frechet_distance(statistics, self.reference)
         return out

@@ -21,6 +21,7 @@ from cmray.engine.measure import Gathered, Wanted, pixels_of, seed_blocks
 from cmray.engine.model import Model, load_model
 from cmray.engine.parts import Arrays, kept
 from cmray.engine.prefix import Recalling, read_prefix, spent_on, write_prefix
+from cmray.engine.session import one_thread
 from cmray.metrics.extractors import Extractor, extractors
 from cmray.samplers import samplers
 
@@ -209,7 +210,7 @@ class Pool(Protocol):
 
 
 class InlinePool:
-    """One evaluator, in this process."""
+    """One evaluator, in this process. On a CPU it takes one thread, as actors do, for the same bits."""
 
     size = 1
 
@@ -219,7 +220,8 @@ class InlinePool:
     def run(self, calls: Sequence[Call], got: Callable[[int, Any], None] = lambda *_: None) -> list[Any]:
         results = []
         for i, (method, arguments) in enumerate(calls):
-            results.append(getattr(self._evaluator, method)(*arguments))
+            with one_thread():
+                results.append(getattr(self._evaluator, method)(*arguments))
             got(i, results[-1])
         return results
 

@@ -13,7 +13,7 @@ from cmray.core.errors import DataError
 from cmray.core.precond import to_pixels
 from cmray.metrics.extractors import Extractor
 from cmray.metrics.measures.base import Sample
-from cmray.metrics.statistics import FeatureStatistics
+from cmray.metrics.statistics import FeatureStatistics, merged
 
 #: seeds -> float images [-1, 1] [N,C,H,W]
 Generate = Callable[[Sequence[int]], torch.Tensor]
@@ -69,14 +69,6 @@ def block_statistics(generate: Generate, extractor: Extractor, seeds: Sequence[i
     return statistics
 
 
-def merge_in_order(blocks: Sequence[FeatureStatistics]) -> FeatureStatistics:
-    """The statistics of all blocks, summed in the order given: floating-point sums depend on it."""
-    total = FeatureStatistics(blocks[0].dim)
-    for block in blocks:
-        total.merge(block)
-    return total
-
-
 class Gathered:
     """What one extractor said of the blocks of a chunk."""
 
@@ -124,7 +116,7 @@ def side(parts: Iterable[Mapping[str, np.ndarray]], wanted: Wanted) -> Sample:
         spatial += groups_in(part, f"{wanted.key}.spatial_") if "spatial" in wanted.needs else []
         for name, found in rows.items():
             found.append(part[f"{wanted.key}.{name}"])
-    statistics = merge_in_order(blocks)
+    statistics = merged(blocks)
     whole = {name: np.concatenate(found) for name, found in rows.items()}
     return Sample(
         statistics.n,
@@ -133,7 +125,7 @@ def side(parts: Iterable[Mapping[str, np.ndarray]], wanted: Wanted) -> Sample:
         whole.get("features"),
         whole.get("probabilities"),
         spatial or None,
-        merge_in_order(spatial) if spatial else None,
+        merged(spatial) if spatial else None,
     )
 
 

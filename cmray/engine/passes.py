@@ -11,6 +11,7 @@ from cmray.config.identity import content_hash
 from cmray.core.rng import derive_seed
 from cmray.engine.evaluator import SampleTask, chunks
 from cmray.engine.measure import Wanted, side
+from cmray.engine.parts import folder_for
 from cmray.engine.references import Reference
 from cmray.metrics.measures.base import Estimate, Sample
 
@@ -47,8 +48,9 @@ class Pass:
 
     @property
     def folder(self) -> Path:
-        """For what its chunks give. It outlives a change of the measures that are wanted."""
-        return self.like.subject.folder / "evaluations" / "parts" / content_hash(self.samples)[:16]
+        """For what its chunks give."""
+        names = {name for one in self.wanted.values() for name in one.arrays()}
+        return folder_for(self.like.subject.folder / "evaluations" / "parts", content_hash(self.samples)[:16], names)
 
     def add(self, index: int, block: int, measurement: Measurement, reference: Reference) -> None:
         self.users.append((index, block))

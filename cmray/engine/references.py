@@ -179,7 +179,8 @@ def _check_needs(metric: MetricSpec, facts: ExtractorFacts, against: Against) ->
 
 
 def _check_sizes(metric: MetricSpec, n: int, block: int, facts: ExtractorFacts, against: Against) -> None:
-    groups = len(range(0, n, block if facts.dim <= FINE_DIM else block * BLOCKS_PER_CHUNK))
+    size = block if facts.dim <= FINE_DIM else block * BLOCKS_PER_CHUNK
+    groups = n // size + (2 * (n % size) >= size)  # a shorter rest joins another
     images = against.count if metric.measure.needs_reference and against.count is not None else n
     limits = {"subset_size": min(n, images), "splits": n, "points": groups, "k": min(n, images) - 1}
     for option, most in limits.items():
@@ -188,7 +189,10 @@ def _check_sizes(metric: MetricSpec, n: int, block: int, facts: ExtractorFacts, 
             there = f"{n:,} samples" + (f" in {groups} blocks" if option == "points" else "")
             if option in ("subset_size", "k"):
                 there += f" and {images:,} images of {against}"
-            raise DataError(f"{metric.name}: {option} is {value:,}, but there are {there}; make it {most} or less")
+            rules = type(metric.measure).model_fields[option].metadata
+            least = next((rule.ge for rule in rules if hasattr(rule, "ge")), 1)
+            advice = f"make it {most:,} or less" if most >= least else "it takes more of them"
+            raise DataError(f"{metric.name}: {option} is {value:,}, but there are {there}; {advice}")
 
 
 def references_for(

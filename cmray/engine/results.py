@@ -10,17 +10,19 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from cmray.config.checkpoint_facts import ema_file, read_checkpoint_facts
 from cmray.config.identity import content_hash
 from cmray.config.metric import MetricSpec, parse_metric
 from cmray.config.run import RunConfig
-from cmray.core.errors import CheckpointError, DataError
+from cmray.core.errors import CheckpointError, DataError, StorageError
 from cmray.core.files import write_atomic
 from cmray.core.rng import SEED_BASE, derive_seed
 from cmray.engine.evaluator import Pool
 from cmray.engine.images import ImageSet
 from cmray.engine.model import make_sampler
-from cmray.engine.parts import forget, read_arrays
+from cmray.engine.parts import InUse, read_arrays
 from cmray.engine.passes import passes_of
 from cmray.engine.references import Reference
 from cmray.engine.references import reference_for as reference_for
@@ -175,9 +177,16 @@ def is_recorded(measurement: Measurement, references: References) -> bool:
 
 
 def recorded(measurement: Measurement, references: References) -> Evaluation | None:
-    """The record on disk."""
+    """The record on disk. Raises StorageError when it is damaged."""
     path = measurement.record_path(references)
-    return Evaluation.model_validate_json(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return Evaluation.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StorageError(f"{path} is no Evaluation: {where}: {first['msg']}; remove it to measure again") from None
 
 
 def recorded_value(measurement: Measurement, references: References) -> float:
@@ -216,7 +225,7 @@ def measure_all(
     left = {id(one): owners.count(one) for one in passes}
     parts: dict[int, Any] = {}
     estimates: list[list[Estimate | None]] = [[None] * m.seed_blocks for m in measurements]
-    refused: list[DataError] = []
+    refused: dict[int, DataError] = {}
     finished = 0
 
     def got(call: int, result: Any) -> None:
@@ -239,21 +248,21 @@ def measure_all(
             try:
                 estimates[index][block] = one.estimate(measurements[index], own[index], arrays)
             except DataError as error:
-                refused.append(error)
+                refused.setdefault(index, error)
                 continue
             if None not in estimates[index]:
                 keep(index, [e for e in estimates[index] if e is not None])
         one.close()
         for i in calls:
             del parts[i]
-        if keep_parts:
-            for done in passes:
-                if all(None not in estimates[index] for index, _ in done.users):
-                    forget(done.folder)
+        for done in passes if keep_parts else ():
+            if not left[id(done)] and all(i in refused or None not in estimates[i] for i, _ in done.users):
+                used.forget(done.folder)
 
-    pool.run(tasks, got)
+    with InUse(one.folder for one in passes if keep_parts) as used:
+        pool.run(tasks, got)
     if refused:
-        raise refused[0]
+        raise next(iter(refused.values()))
     return [fmean(e.value for e in found if e is not None) for found in estimates]
 
 

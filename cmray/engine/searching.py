@@ -10,8 +10,8 @@ import numpy as np
 
 from cmray.config.experiment import SearchConfig
 from cmray.core.rng import SEED_BASE
-from cmray.engine.candidates import Measured, Question, SearchOf, search_grid, search_key, search_path
-from cmray.engine.evaluator import Call, Pool, SampleTask
+from cmray.engine.candidates import Measured, Question, SearchOf, read_search, search_grid, search_key, search_path
+from cmray.engine.evaluator import BLOCKS_PER_CHUNK, Call, Pool, SampleTask
 from cmray.engine.model import make_sampler
 from cmray.engine.results import Measurement, Reference, Subject, measure_all
 from cmray.metrics.measures.base import Estimate
@@ -23,6 +23,8 @@ Model = tuple[str, str | None]
 
 __all__ = [
     "SearchOf",
+    "least_for_noise",
+    "read_search",
     "search_grid",
     "search_key",
     "search_path",
@@ -80,6 +82,12 @@ def searched_measurement(who: Subject, found: Search, num_samples: int, block: i
     """The searched times, on the seeds that are reported."""
     sampler = make_sampler(who.run, found.nfe, found.times)
     return Measurement(who, sampler, num_samples, SEED_BASE["report"], block, searched=True)
+
+
+def least_for_noise(block: int) -> int:
+    """The fewest samples of a candidate whose noise is known: whole chunks of blocks, the last one at least half."""
+    chunk = block * BLOCKS_PER_CHUNK
+    return (MIN_GROUPS - 1) * chunk + chunk // 2
 
 
 def _side(search: SearchOf) -> tuple[str, str]:

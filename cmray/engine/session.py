@@ -96,6 +96,17 @@ def prepare_process(threads: int) -> None:
     mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one CPU thread: sums over several come out with other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def reduce_sum(values: torch.Tensor, session: Session) -> torch.Tensor:
     """The sum over all ranks, in place."""
     if session.world_size > 1:

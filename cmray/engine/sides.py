@@ -20,7 +20,7 @@ from cmray.core.files import sha256_of, write_atomic
 from cmray.engine.evaluator import InlinePool, Pool, image_chunks
 from cmray.engine.images import ImageSet, verify_images
 from cmray.engine.measure import Wanted, groups_in, side
-from cmray.engine.parts import forget, read_arrays, write_arrays
+from cmray.engine.parts import InUse, folder_for, read_arrays, write_arrays
 from cmray.metrics.extractors import extractors
 from cmray.metrics.measures.base import Sample
 from cmray.metrics.statistics import FeatureStatistics
@@ -29,6 +29,8 @@ from cmray.metrics.statistics import FeatureStatistics
 BLOCKS = "blocks"
 #: images that are described together; part of what a reference's hash depends on
 REFERENCE_BLOCK = 256
+#: another process that wants less of the same images may write its manifest over ours
+TRIES = 3
 Progress = Callable[[str, int, int], None]
 
 
@@ -88,30 +90,29 @@ def described(
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{images.name}-{facts.name}")[:80]
     folder = storage / "reference" / f"{stem}-{key}"
     found = _read(folder, set(needs))
-    if found is None:
+    for _ in range(TRIES):
+        if found is not None:
+            return found
         verify_images(images, storage)
         also = set(needs) | _held(folder)
         wanted = Wanted(f"{facts.name}-{facts.sha256[:12]}", extractor, tuple(sorted(also - {BLOCKS})))
-        keep = folder / "parts"
+        keep = folder_for(folder, "parts", wanted.arrays())
         tasks = image_chunks(images, [wanted], REFERENCE_BLOCK, keep)
         own = pool or InlinePool(torch.device("cpu"))
         done = 0
 
-        def got(*_: Any) -> None:
+        def got(*_: Any, all_chunks: int = len(tasks)) -> None:
             nonlocal done
             done += 1
-            progress(f"Describing {images.name} with {facts.name}", done, len(tasks))
+            progress(f"Describing {images.name} with {facts.name}", done, all_chunks)
 
-        own.run([("describe", (task,)) for task in tasks], got)
-        try:
+        with InUse([keep]) as used:
+            own.run([("describe", (task,)) for task in tasks], got)
             _write(folder, side((read_arrays(Path(str(task.keep))) for task in tasks), wanted), BLOCKS in also)
-        except StorageError:
-            if _read(folder, set(needs)) is None:  # else another process was quicker, and removed the parts
-                raise
-        forget(keep)
+            used.forget(keep)
         found = _read(folder, set(needs))
-        if found is None:
-            raise StorageError(f"{folder} was written, but does not hold what was written; is the disk sound?")
+    if found is None:
+        raise StorageError(f"{folder} was written, but does not hold what was written; is the disk sound?")
     return found
 
 

@@ -57,6 +57,8 @@ def reference_statistics(
 
 #: files of published statistics do not tell of how many images they are: as good as infinitely many
 UNKNOWN_N = 1 << 40
+#: what a published covariance may lack of symmetry and of eigenvalues from 0 on, as a share of the largest
+ROUNDING = 1e-3
 
 
 class GivenStatistics(FeatureStatistics):
@@ -105,7 +107,7 @@ def read_published(path: Path) -> Published:
     sigma_s [S, S] of spatial features, as guided-diffusion (ADM) does.
 
     Raises:
-        DataError: no such file, no .npz, arrays that are missing or of another shape, or not finite.
+        DataError: no such file, no .npz, arrays that are missing or of another shape, not finite, or no covariance.
     """
     try:
         archive = np.load(path, allow_pickle=False)
@@ -132,4 +134,10 @@ def _given(path: Path, arrays: dict[str, np.ndarray], suffix: str) -> GivenStati
     if not all(np.issubdtype(a.dtype, np.floating) and np.isfinite(a).all() for a in (mean, covariance)):
         raise DataError(f"{path}: mu{suffix} and sigma{suffix} must be finite floating-point numbers")
     covariance = covariance.astype(np.float64)
+    apart = float(np.abs(covariance - covariance.T).max())
+    if apart > ROUNDING * np.abs(covariance).max():
+        raise DataError(f"{path}: sigma{suffix} must be symmetric; it differs from its transpose by up to {apart:.3g}")
+    values = np.linalg.eigvalsh((covariance + covariance.T) / 2)
+    if values[0] < -ROUNDING * np.abs(values).max():
+        raise DataError(f"{path}: sigma{suffix} is no covariance: it has a negative eigenvalue, {values[0]:.3g}")
     return GivenStatistics(mean.astype(np.float64), (covariance + covariance.T) / 2)

@@ -42,7 +42,7 @@ def test_a_prepared_folder_and_its_next_command(tmp_path):
     good(here("data", "prepare", "folder", "--source", tmp_path / "photos", "--out", data))
     ran = good(here("features", "train", data, "--out", out, "--epochs", 12))
     assert "12 of 12 held-out images classified right (100.0%)" in ran.out
-    assert f"next: use it as the extractor {{name: trained, path: {out}}}" in ran.out
+    assert f"next: cmray evaluate RUN --metric '{{name: fd/trained, extractor: {{path: {out}}}}}'" in ran.out
     extractor = extractors.parse({"name": "trained", "path": str(out)}).build(torch.device("cpu"))
     assert extractor.record["dataset"]["digest"] == json.loads((data / "manifest.json").read_text())["digest"]
     assert extractor.record["dataset"]["classes"] == ["blue", "red"]

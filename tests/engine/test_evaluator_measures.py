@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from small_run import CPU, checkpoint, go, small
 
 from cmray.config.data_facts import facts_of
 from cmray.config.metric import parse_metric
-from cmray.core.errors import ConfigError, DataError
+from cmray.core.errors import ConfigError, DataError, StorageError
 from cmray.core.rng import SEED_BASE
 from cmray.datasets import datasets
 from cmray.datasets.whole import load_whole, write_shards
@@ -57,6 +60,23 @@ class Several(InlinePool):
             if self.calls == self.stop_after:
                 raise KeyboardInterrupt
         return results
+
+
+class Counting(Evaluator):
+    """Counts the chunks that were really sampled."""
+
+    sampled = 0
+
+    def _said(self, task, images):
+        def counted():
+            self.sampled += 1
+            yield from images
+
+        return super()._said(task, counted())
+
+
+def keys(who, references):
+    return {m.key(references) for m in wanted(who, METRICS[:1])}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +144,43 @@ def test_any_number_of_workers_in_any_order_gives_the_same_bits(who, references,
     assert measured(who, references, Several(size, shuffle)) == expected
 
 
+PAIRS = [
+    ("fd/digits,is/digits", "fd/digits,is/digits"),
+    ("fd/digits,is/digits", "recall/digits,coverage/digits"),
+]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_two_processes_that_measure_one_model_do_not_disturb_each_other(place, references, tmp_path, pair):
+    def start(folder, names):
+        worker = Path(__file__).with_name("measure_worker.py")
+        command = [sys.executable, worker, place[2], place[0].checkpoint, folder, names]
+        path = os.pathsep.join([str(worker.parents[1]), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    processes = [start(tmp_path / "together", names) for names in pair]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n", process.stderr.read()
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        told = [process.communicate(timeout=120) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], [err for _, err in told]
+    finally:
+        for process in processes:
+            process.kill()
+    for i, (names, (out, _)) in enumerate(zip(pair, told, strict=True)):
+        metrics = [parse_metric(name) for name in names.split(",")]
+        alone = measured(replace(place[0], folder=tmp_path / f"alone-{i}"), references, Several(), metrics, n=2000)
+        assert json.loads(out) == [r["value"] for r in alone]
+    assert not (tmp_path / "together" / "evaluations" / "parts").exists()
+    assert not list((tmp_path / "together").glob("reference/*/parts*"))
+
+
 @pytest.mark.parametrize("size", [2, 7])
 def test_so_does_the_reference(place, references, tmp_path, size):
     again = references_for(METRICS, Against(place[1]), SHAPE, tmp_path, Several(size, shuffle=3))
@@ -147,6 +204,16 @@ def test_what_was_sampled_before_an_interruption_is_not_sampled_again(who, refer
     assert not (who.folder / "evaluations" / "parts").exists()
 
 
+def test_a_restart_that_wants_less_uses_what_is_there(who, references, expected):
+    with pytest.raises(KeyboardInterrupt):
+        measured(who, references, Several(stop_after=2))
+    rest = Several()
+    rest.evaluators = [Counting(CPU)]
+    assert measured(who, references, rest, METRICS[:1]) == [r for r in expected if r["key"] in keys(who, references)]
+    assert rest.evaluators[0].sampled == 4, "two of six chunks were there"
+    assert not (who.folder / "evaluations" / "parts").exists()
+
+
 def test_a_restart_that_wants_more_of_the_samples_works_them_again(who, references, expected):
     with pytest.raises(KeyboardInterrupt):
         measured(who, references, Several(stop_after=2), METRICS[:1])
@@ -162,9 +229,15 @@ def test_a_measure_that_refuses_does_not_take_the_others_with_it(who, references
     first, good = wanted(who, [bad, METRICS[0]])[:2]
     assert not is_recorded(first, references)
     assert is_recorded(good, references)
-    mended, again = parse_metric({"name": "kid/digits", "subset_size": 300}), Several()
-    measured(who, references, again, [mended])
-    assert again.worked == 0, "with other options the samples are still there"
+    assert not (who.folder / "evaluations" / "parts").exists(), "nobody waits for them any more"
+
+
+def test_refused_blocks_of_seeds_leave_nothing_and_are_told_once(who, references):
+    bad = parse_metric({"name": "kid/digits", "subset_size": 101})
+    with pytest.raises(DataError, match="subset_size=101"):
+        measured(who, references, Several(), [bad, METRICS[0]], n=100, seed_blocks=2)
+    assert [is_recorded(m, references) for m in wanted(who, [bad, METRICS[0]], n=100, seed_blocks=2)] == [0, 1, 0, 1]
+    assert not (who.folder / "evaluations" / "parts").exists()
 
 
 def test_a_record_tells_what_the_number_depends_on(expected, place, references):
@@ -179,6 +252,33 @@ def test_a_record_tells_what_the_number_depends_on(expected, place, references):
     assert (score["provenance"]["reference_sha256"], score["provenance"]["reference_n"]) == ("", 0)
     assert {name: r["better"] for name, r in by.items()} == {m.name: m.measure.better for m in METRICS}
     assert fd["provenance"]["weights"] == place[0].weights
+
+
+def test_a_record_tells_how_the_extractor_resizes(place, who, tmp_path):
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)
+
+    torch.jit.script(Net()).save(tmp_path / "net.pt")
+    found = []
+    for resizer in ("clean", "bilinear"):
+        extractor = {"name": "torchscript", "path": str(tmp_path / "net.pt"), "size": 4, "resizer": resizer}
+        metrics = [parse_metric({"measure": "fd", "extractor": extractor})]
+        theirs = references_for(metrics, Against(place[1]), SHAPE, tmp_path)
+        found.append(measured(who, theirs, Several(), metrics, n=64)[0])
+    assert [r["provenance"]["resizer"] for r in found] == ["clean", "bilinear"]
+    assert found[0]["key"] != found[1]["key"]
+
+
+@pytest.mark.parametrize("text", ["{", "", '{"key": "k"}', "\xff"])
+def test_a_damaged_record_is_one_line(who, references, text):
+    (asked, _) = wanted(who, METRICS[:1])
+    path = asked.record_path(references)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(StorageError, match=rf"{path.name} is no Evaluation: ") as error:
+        recorded(asked, references)
+    assert "\n" not in str(error.value)
 
 
 def test_a_record_of_an_older_version_is_read():
@@ -201,6 +301,7 @@ def test_blocks_of_seeds_are_measured_as_if_each_were_alone(who, references):
     alone = [Measurement(who, sampler, 100, SEED_BASE["report"] + i * 100, 16, metric=METRICS[0]) for i in range(3)]
     evaluate(alone, references, Several())
     values = [recorded(m, references).value for m in alone]
+    assert [b["seed_first"] for b in one["blocks"]] == [m.seed_first for m in alone]
     assert [b["value"] for b in one["blocks"]] == values
     record = recorded(wanted(who, METRICS[:1], n=100, seed_blocks=3)[0], references)
     assert record.value == pytest.approx(np.mean(values), rel=1e-12)
@@ -274,6 +375,8 @@ BROKEN = {
     "shapes": ({"mu": np.zeros(3), "sigma": np.zeros((3, 2))}, r"mu and sigma are \[3\] and \[3, 2\]"),
     "not finite": ({"mu": np.array([np.nan]), "sigma": np.eye(1)}, "must be finite"),
     "integers": ({"mu": np.array([1]), "sigma": np.eye(1)}, "must be finite floating-point"),
+    "not symmetric": ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.4, 1.0]])}, "must be symmetric.* 0.1$"),
+    "negative": ({"mu": np.zeros(2), "sigma": np.array([[1.0, 2.0], [2.0, 1.0]])}, "no covariance: .* eigenvalue, -1$"),
     "spatial shapes": ({"mu": np.zeros(1), "sigma": np.eye(1), "mu_s": np.zeros(2), "sigma_s": np.eye(3)}, "mu_s"),
 }
 
@@ -285,6 +388,14 @@ def test_broken_published_statistics_are_one_line(tmp_path, arrays, said):
         read_published(tmp_path / "x.npz")
     assert "\n" not in str(error.value)
     assert "x.npz" in str(error.value)
+
+
+def test_published_covariances_may_be_rounded_and_of_low_rank(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(20, 64)) * np.linspace(1, 30, 64)
+    sigma = np.cov(rows.T).astype(np.float32)
+    sigma[0, 1] *= 1 + 1e-6
+    np.savez(tmp_path / "x.npz", mu=rows.mean(0).astype(np.float32), sigma=sigma)
+    assert read_published(tmp_path / "x.npz").statistics.dim == 64
 
 
 def test_what_is_no_npz_is_one_line(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_run import CPU, digits
 
@@ -15,6 +16,7 @@ from cmray.engine.evaluator import InlinePool
 from cmray.engine.images import ImageReader, find_images
 from cmray.engine.references import Against, references_for
 from cmray.engine.results import evaluate_images
+from cmray.engine.session import one_thread
 from cmray.metrics.extractors import extractors
 from cmray.metrics.reference import reference_statistics
 
@@ -44,7 +46,8 @@ def test_the_same_pixels_however_they_are_kept(kept, tmp_path, name):
         np.testing.assert_array_equal(reader.read(first, count), pixels[first : first + count])
     (found,) = references_for([parse_metric("fd/digits")], Against(images), (1, 8, 8), tmp_path)
     extractor = extractors.parse("digits").build(CPU)
-    assert found.sha256 == reference_statistics(extractor, pixels).sha256()
+    with one_thread():
+        assert found.sha256 == reference_statistics(extractor, pixels).sha256()
 
 
 def test_a_dataset_that_comes_with_cmray_needs_no_preparing(tmp_path):
@@ -99,3 +102,19 @@ def test_other_files_are_other_images(kept, tmp_path):
     assert find_images(str(folder / "files"), tmp_path, "--images").digest == before
     Image.fromarray(pixels[3][0] // 2).save(folder / "files" / "0000.png")
     assert find_images(str(folder / "files"), tmp_path, "--images").digest != before
+
+
+def test_a_reference_has_the_same_bits_on_any_number_of_threads(tmp_path):
+    """`cmray sweep` and `cmray evaluate` must not differ in it."""
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            storage = tmp_path / str(threads)
+            images = find_images("digits", storage, "--reference-data")
+            (reference,) = references_for([parse_metric("fd/digits")], Against(images), (1, 8, 8), storage)
+            found.append(reference.sha256)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]

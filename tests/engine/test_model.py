@@ -14,13 +14,14 @@ from small_run import CPU, checkpoint, digits, go, small
 from cmray.core.errors import CheckpointError, CmrayError
 from cmray.core.grids import karras_sigmas
 from cmray.engine.curve import Curve
-from cmray.engine.measure import block_statistics, merge_in_order, seed_blocks
+from cmray.engine.measure import block_statistics, seed_blocks
 from cmray.engine.model import Model, load_model, make_sampler, sample_seeds
 from cmray.engine.session import PlainSession
 from cmray.engine.state import TrainState
 from cmray.metrics.extractors import extractors
 from cmray.metrics.frechet import frechet_distance
 from cmray.metrics.reference import reference_statistics
+from cmray.metrics.statistics import merged
 from cmray.samplers import samplers
 
 
@@ -236,9 +237,9 @@ def test_blocks_measured_anywhere_and_merged_in_order_give_the_same_bits(folders
         return m.images(sampler, seeds)
 
     blocks = seed_blocks(1000, 210, 32)
-    in_turn = merge_in_order([block_statistics(generate, extractor, b) for b in blocks])
+    in_turn = merged([block_statistics(generate, extractor, b) for b in blocks])
     other_order = {b: block_statistics(generate, extractor, b) for b in reversed(blocks)}
-    gathered = merge_in_order([other_order[b] for b in blocks])
+    gathered = merged([other_order[b] for b in blocks])
     assert in_turn.sha256() == gathered.sha256()
     assert in_turn.n == 210
     all_at_once = block_statistics(generate, extractor, range(1000, 1210))
@@ -251,10 +252,10 @@ def test_merging_leaves_the_blocks_as_they_are():
     images = torch.from_numpy(digits().images[:64]).float() / 127.5 - 1
     blocks = [block_statistics(lambda s: images[list(s)], extractor, b) for b in seed_blocks(0, 64, 16)]
     before = [b.sha256() for b in blocks]
-    assert merge_in_order(blocks).sha256() == merge_in_order(blocks).sha256()
+    assert merged(blocks).sha256() == merged(blocks).sha256()
     assert [b.sha256() for b in blocks] == before
     whole = reference_statistics(extractor, digits().images[:64], block=16)
-    assert merge_in_order(blocks).sha256() == whole.sha256(), "to_pixels gives the dataset's own pixels back"
+    assert merged(blocks).sha256() == whole.sha256(), "to_pixels gives the dataset's own pixels back"
 
 
 def test_the_curve_is_the_frechet_distance_of_the_first_average(folders):

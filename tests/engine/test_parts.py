@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +13,7 @@ from small_run import CPU
 
 from cmray.core.errors import StorageError
 from cmray.engine.measure import FINE_DIM, Gathered, Wanted, side
-from cmray.engine.parts import forget, holds, kept, read_arrays, write_arrays
+from cmray.engine.parts import InUse, folder_for, forget, holds, kept, read_arrays, write_arrays
 from cmray.metrics.extractors import Extractor
 from cmray.metrics.extractors.base import Outputs
 from cmray.metrics.statistics import FeatureStatistics
@@ -91,3 +93,60 @@ def test_forgetting_leaves_other_samples_alone(tmp_path):
     assert holds(tmp_path / "parts" / "two" / "x.npz", {"a"})
     forget(tmp_path / "parts" / "two")
     assert not (tmp_path / "parts").exists()
+
+
+def test_who_wants_more_and_who_wants_less_do_not_share_a_file(tmp_path):
+    less, more = (folder_for(tmp_path, "samples", names) for names in (["a"], ["b", "a"]))
+    assert less != more
+    assert more == folder_for(tmp_path, "samples", ["a", "b"])
+    other = folder_for(tmp_path, "others", ["a"])
+
+    def make():
+        return {"a": np.zeros(2)}
+
+    kept(str(more / "x.npz"), {"a", "b"}, lambda: {"a": np.ones(2), "b": np.ones(2)})
+    for folder in (less, other):
+        kept(str(folder / "x.npz"), {"a"}, make)
+    assert read_arrays(less / "x.npz")["a"].tolist() == [1, 1], "taken over"
+    assert list(read_arrays(less / "x.npz")) == ["a"]
+    assert read_arrays(other / "x.npz")["a"].tolist() == [0, 0], "of other samples"
+
+
+def test_the_last_to_use_a_folder_removes_it(tmp_path):
+    folder = folder_for(tmp_path / "parts", "samples", ["a"])
+    beside, others = folder_for(folder.parent, "samples", ["b"]), folder_for(folder.parent, "others", ["a"])
+    with InUse([folder]) as one, InUse([folder]) as two, InUse([others]):
+        for path in (folder, beside, others):
+            write_arrays(path / "x.npz", {"a": np.arange(3)})
+        one.forget(folder)
+        assert holds(folder / "x.npz", {"a"})
+        assert not beside.exists(), "nobody used it"
+        two.forget(folder)
+        assert not folder.exists()
+    assert holds(others / "x.npz", {"a"}), "nobody asked for it to go"
+
+
+def test_a_folder_that_holds_nothing_does_not_stay(tmp_path):
+    folder = tmp_path / "parts" / "samples-x"
+    with pytest.raises(KeyboardInterrupt), InUse([folder]):
+        raise KeyboardInterrupt
+    assert not folder.parent.exists()
+
+
+def test_a_process_that_is_killed_uses_nothing_any_more(tmp_path):
+    folder = tmp_path / "parts" / "samples-x"
+    program = "import sys,time; from pathlib import Path; from cmray.engine.parts import InUse\n"
+    program += "with InUse([Path(sys.argv[1])]): print('in', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"in\n"
+            write_arrays(folder / "x.npz", {"a": np.arange(3)})
+            with InUse([folder]) as used:
+                used.forget(folder)
+                assert folder.exists()
+        finally:
+            other.kill()
+    with InUse([folder]) as used:
+        used.forget(folder)
+    assert not folder.exists()

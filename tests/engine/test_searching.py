@@ -12,7 +12,7 @@ from small_run import CPU, checkpoint, go, small
 
 from cmray.config.data_facts import facts_of
 from cmray.config.experiment import SearchConfig
-from cmray.core.errors import ConfigError
+from cmray.core.errors import ConfigError, StorageError
 from cmray.core.rng import SEED_BASE
 from cmray.datasets import datasets
 from cmray.datasets.whole import load_whole, write_shards
@@ -20,7 +20,14 @@ from cmray.engine.evaluator import Evaluator, InlinePool, chunks
 from cmray.engine.measure import Wanted
 from cmray.engine.model import make_sampler
 from cmray.engine.results import Measurement, Subject, measure_all, reference_for, subject
-from cmray.engine.searching import SearchOf, search_grid, search_times, search_together, searched_measurement
+from cmray.engine.searching import (
+    SearchOf,
+    least_for_noise,
+    search_grid,
+    search_times,
+    search_together,
+    searched_measurement,
+)
 from cmray.samplers import samplers
 
 WANTED = Wanted("digits", "digits", ())
@@ -179,6 +186,78 @@ def test_a_pool_that_serves_more_is_asked_more_at_once(fresh):
     fixed = search_times(who, config("section", parallel=2), 2, reference, Watched(size=4), block=50)
     assert fixed.parallel == 2
     assert fixed.key != found.key
+
+
+@pytest.mark.parametrize("mode", ["section", "continuous", "ternary"])
+def test_an_earlier_result_of_another_pool_says_so(fresh, mode):
+    who, reference = fresh
+    asked = config(mode)
+    first = SearchOf(who, asked, 2, reference, 1, 50)
+    assert first.remark == "", "nothing is there yet"
+    (found,) = search_together([first], Watched())
+    assert first.remark == ""
+    assert SearchOf(who, asked, 2, reference, 1, 50).remark == ""
+    wider = SearchOf(who, asked, 2, reference, 4, 50)
+    assert wider.finish() == found
+    if mode == "ternary":
+        assert wider.remark == "", "it asks the same on any pool"
+    else:
+        assert "measured 1 at once, and now it would be 4" in wider.remark
+        assert str(wider.path) in wider.remark
+
+
+def test_an_unfinished_search_of_another_pool_goes_on_and_says_so(fresh):
+    who, reference = fresh
+    asked = config("section")
+    with pytest.raises(KeyboardInterrupt):
+        search_times(who, asked, 2, reference, Watched(calls=3), block=50)
+    wider = SearchOf(who, asked, 2, reference, 4, 50)
+    (found,) = search_together([wider], Watched(size=4))
+    assert found.parallel == 1
+    assert "measured 1 at once, and now it would be 4" in wider.remark
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"search": 3}', "\xff"])
+@pytest.mark.parametrize("suffix", [".json", ".state"])
+def test_a_damaged_file_is_one_line(fresh, text, suffix):
+    who, reference = fresh
+    file = SearchOf(who, config("ternary"), 2, reference, 1, 50).path.with_suffix(suffix)
+    file.parent.mkdir()
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(StorageError) as error:
+        search_times(who, config("ternary"), 2, reference, Watched(), block=50)
+    assert str(error.value).startswith(f"{file} cannot be read as a search: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_state_without_a_part_is_one_line(fresh):
+    who, reference = fresh
+    with pytest.raises(KeyboardInterrupt):
+        search_times(who, config("ternary"), 2, reference, Watched(calls=3), block=50)
+    (file,) = (who.folder / "searches").glob("*.state")
+    state = json.loads(file.read_text())
+    assert state["measured"]
+    damaged = [{k: v for k, v in state.items() if k != left_out} for left_out in state]
+    damaged += [
+        {**state, "measured": [[[1], 2]]},
+        {**state, "kept": 3},
+        {**state, "search": {**state["search"], "nfe": 1}},
+    ]
+    for other in damaged:
+        file.write_text(json.dumps(other))
+        with pytest.raises(StorageError, match=r"\.state cannot be read as a search: it is damaged; remove it"):
+            SearchOf(who, config("ternary"), 2, reference, 1, 50)
+
+
+@pytest.mark.parametrize("block", [1, 2, 5])
+def test_the_least_samples_whose_noise_is_known(fresh, block):
+    who, reference = fresh
+    least = least_for_noise(block)
+    for n in (least - 1, least):
+        found = search_times(who, config("section", num_sigmas=5, num_samples=n), 2, reference, Watched(), block=block)
+        unknown = [p.error is None for p in found.points if p.sigma != found.times[-1]]
+        assert unknown == [n < least] * len(unknown)
+        assert len(unknown) >= 2
 
 
 @pytest.mark.slow

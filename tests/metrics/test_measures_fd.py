@@ -12,6 +12,7 @@ from cmray.core.errors import DataError
 from cmray.metrics.frechet import covariance_root, frechet_distance
 from cmray.metrics.measures.base import Sample, measures
 from cmray.metrics.measures.fd import frechet_error
+from cmray.metrics.measures.fd_infinity import full_blocks
 from cmray.metrics.statistics import FeatureStatistics, merged
 
 FD, SFID, INFINITY = (measures.parse(name) for name in ("fd", "sfid", "fd-infinity"))
@@ -153,3 +154,16 @@ def test_infinity_wants_enough_blocks_and_says_where_the_line_bends():
     with pytest.raises(DataError, match="points=5 leaves 1 image in a group"):
         INFINITY.estimate(normal(0, 9, blocks=5), exact(6), 0)
     assert "not straight: groups are smaller than the 6 features" in INFINITY.estimate(normal(0, 25), exact(6), 0).note
+
+
+@pytest.mark.parametrize("left", [1, 4, 31])
+def test_a_last_block_of_a_few_images_does_not_decide_the_line(left):
+    whole, reference = normal(0, 1280, 8, 0.2, blocks=20), exact(8)
+    more = normal(1, left, 8, 0.2, blocks=1)
+    blocks = [*whole.blocks, *more.blocks]
+    longer = Sample(1280 + left, blocks, merged(blocks))
+    assert [b.n for b in full_blocks(blocks)] == [64] * 19 + [64 + left]
+    before, after = (INFINITY.estimate(s, reference, 0) for s in (whole, longer))
+    assert abs(after.value - before.value) < 0.5 * before.error
+    assert after.note.startswith("n=256")
+    assert [b.n for b in full_blocks(normal(0, 96, 8, blocks=3).blocks)] == [32, 32, 32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from cmray.core.rng import numpy_generator
 from cmray.metrics.frechet import covariance_root, frechet_distance
 from cmray.metrics.measures.base import Estimate, MeasureConfig, Sample, measures
 from cmray.metrics.measures.fd import frechet_error
-from cmray.metrics.statistics import merged
+from cmray.metrics.statistics import FeatureStatistics, merged
 
 
 def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -23,6 +24,14 @@ def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     coefficients = inverse @ design.T @ y
     variance = np.square(y - design @ coefficients).sum() / (len(x) - 2)
     return float(coefficients[0]), math.sqrt(variance * inverse[0, 0])
+
+
+def full_blocks(blocks: Sequence[FeatureStatistics]) -> list[FeatureStatistics]:
+    """The blocks, a last one of less than half the size joined to the one before: a group of a few images would be far
+    out on the axis of 1 / n, and decide the line."""
+    if len(blocks) > 1 and 2 * blocks[-1].n < blocks[0].n:
+        return [*blocks[:-2], merged(blocks[-2:])]
+    return list(blocks)
 
 
 @measures.register("fd-infinity")
@@ -45,15 +54,16 @@ class FrechetDistanceAtInfinity(MeasureConfig):
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
         other = self.against(sample, reference).statistics
-        if len(sample.blocks) < self.points:
+        blocks = full_blocks(sample.blocks)
+        if len(blocks) < self.points:
             raise DataError(
-                f"{self.name}: points={self.points} needs as many blocks of images; the sample has {len(sample.blocks)}"
+                f"{self.name}: points={self.points} needs as many blocks of images; the sample has {len(blocks)}"
             )
-        order = numpy_generator(self.name, seed).permutation(len(sample.blocks))
+        order = numpy_generator(self.name, seed).permutation(len(blocks))
         root = covariance_root(other)
         x, y, smallest = [], [], sample.n
         for count in range(1, self.points + 1):
-            groups = [merged([sample.blocks[i] for i in part]) for part in np.array_split(order, count)]
+            groups = [merged([blocks[i] for i in part]) for part in np.array_split(order, count)]
             smallest = min(smallest, *(group.n for group in groups))
             if smallest < 2:
                 raise DataError(f"{self.name}: points={self.points} leaves 1 image in a group; take fewer points")
