@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
-from pyarrow import fs
+from object_stores import in_gcs, in_s3
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +49,6 @@ def _wait_for(port: int) -> None:
             return
         time.sleep(0.1)
     raise TimeoutError("the server of Google Cloud Storage's protocol did not start")
-
-
-def in_s3(server: str, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for key, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL": server,
-    }.items():
-        monkeypatch.setenv(key, value)
-    fs.S3FileSystem(endpoint_override=server, allow_bucket_creation=True).create_dir(name)
-    return f"s3://{name}"
-
-
-def in_gcs(server: str, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server)
-    fs.GcsFileSystem(anonymous=True, project_id="tests").create_dir(name)
-    return f"gs://anonymous@{name}"
 
 
 @pytest.fixture

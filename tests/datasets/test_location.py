@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_run import CT, good, here, write
-from conftest import in_gcs, in_s3
+from object_stores import in_gcs, in_s3
 from small_run import digits
 
 from cmray.core.errors import DataError
