@@ -28,6 +28,7 @@ from cmray.engine.images import image_set_of
 from cmray.engine.model import make_sampler
 from cmray.engine.references import Against, check_metrics, references_for
 from cmray.engine.results import Measurement, evaluate, is_recorded, recorded, subject
+from cmray.engine.session import one_thread
 from cmray.metrics.reference import read_published
 from cmray.tracking.records import Evaluation
 
@@ -54,7 +55,8 @@ class Several(InlinePool):
         results = [None] * len(calls)
         for (i, (method, arguments)), evaluator in zip(order, itertools.cycle(self.evaluators), strict=False):
             self.worked += not (arguments[0].keep and Path(arguments[0].keep).is_file())
-            results[i] = getattr(evaluator, method)(*arguments)
+            with one_thread():
+                results[i] = getattr(evaluator, method)(*arguments)
             self.calls += 1
             got(i, results[i])
             if self.calls == self.stop_after:
