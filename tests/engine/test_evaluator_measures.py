@@ -178,7 +178,8 @@ def test_two_processes_that_measure_one_model_do_not_disturb_each_other(place, r
     for i, (names, (out, _)) in enumerate(zip(pair, told, strict=True)):
         metrics = [parse_metric(name) for name in names.split(",")]
         alone = measured(replace(place[0], folder=tmp_path / f"alone-{i}"), references, Several(), metrics, n=2000)
-        assert json.loads(out) == [r["value"] for r in alone]
+        # samples and statistics are the same bits; numpy's own threads, of which a worker has one, round the estimate
+        assert json.loads(out) == pytest.approx([r["value"] for r in alone], rel=1e-12)
     assert not (tmp_path / "together" / "evaluations" / "parts").exists()
     assert not list((tmp_path / "together").glob("reference/*/parts*"))
 
