@@ -152,6 +152,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
 def test_two_processes_that_measure_one_model_do_not_disturb_each_other(place, references, tmp_path, pair):
     def start(folder, names):

@@ -73,6 +73,7 @@ def _hash(path, out):
     out.put(content_of(path))
 
 
+@pytest.mark.slow
 def test_large_files_are_hashed_once_for_all_processes(tmp_path, cache, monkeypatch):
     path = tmp_path / "large"
     path.write_bytes(os.urandom(2**20))

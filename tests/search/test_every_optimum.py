@@ -43,6 +43,7 @@ def test_noise_that_leaves_the_objective_unimodal_changes_nothing(name):
             assert search.best[0] == optimum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LINES if name != "exhaustive"])
 def test_noise_costs_no_more_than_a_few_times_itself(name):
     size = 6.0  # a dozen neighbours cannot be ordered
