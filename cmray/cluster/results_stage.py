@@ -15,7 +15,7 @@ from cmray.cluster.stages import final_checkpoint
 from cmray.config.experiment import EvaluateConfig
 from cmray.config.metric import parse_metric
 from cmray.config.plan import Plan
-from cmray.core.errors import CmrayError
+from cmray.core.errors import CmrayError, ConfigError
 from cmray.core.files import write_atomic
 from cmray.core.rng import SEED_BASE
 from cmray.engine.evaluator import Pool
@@ -33,6 +33,7 @@ from cmray.engine.results import (
     subject,
 )
 from cmray.engine.searching import (
+    least_for_noise,
     read_search,
     search_grid,
     search_key,
@@ -66,12 +67,17 @@ class ResultsStage:
             check_metrics(s.wanted, against, self.plan.trials[0].data.shape, s.num_samples, s.block)
         except CmrayError as error:
             raise type(error)(f"{self.plan.path}: evaluate: {error}") from None
+        search = self.plan.config.search
+        if search is not None and search.confirm_samples and search.num_samples < least_for_noise(s.block):
+            raise ConfigError(
+                f"{self.plan.path}: search.confirm_samples is given, but which times to confirm is not known from "
+                f"search.num_samples {search.num_samples:,}; it takes {least_for_noise(s.block):,} or more"
+            )
         for trial in self.plan.all_trials:
             kind = trial.run.objective.kind
             try:
                 for nfe in budgets(trial.run, self.settings.nfe, self.settings.teacher_nfe):
                     make_sampler(trial.run, nfe, self.settings.times.get(nfe) if kind == "consistency" else None)
-                search = self.plan.config.search
                 if search is not None and kind == "consistency":
                     for nfe in search.nfe:
                         search_grid(trial.run, search, nfe)

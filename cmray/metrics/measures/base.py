@@ -107,7 +107,7 @@ class MeasureConfig(ComponentConfig):
         Raises:
             DataError: something is missing from a side, or a side has too few images for the options.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define estimate")
 
     def against(self, sample: Sample, reference: Sample | None) -> Sample:
         """The reference. Raises DataError without one, for features of another length, and for 1 image on a side."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from cmray.metrics.measures.base import Estimate, MeasureConfig, Sample, measures
-from cmray.metrics.measures.neighbours import groups_of, in_balls, radii_squared, reached
+from cmray.metrics.measures.base import Estimate, Sample, measures
+from cmray.metrics.measures.neighbours import NeighbourMeasure, groups_of, in_balls, radii_squared, reached
 
 
 @measures.register("coverage")
-class Coverage(MeasureConfig):
+class Coverage(NeighbourMeasure):
     """1/N sum_i [some y_j in B(x_i, NND_k(x_i))] over N real x_i and all generated y_j   (Naeem et al., 2020).
 
     Balls stand around real images, so generated outliers cover nothing more. Equal distributions with N and M
@@ -24,14 +24,11 @@ class Coverage(MeasureConfig):
     """
 
     title: ClassVar[str] = "coverage"
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs: ClassVar[frozenset[str]] = frozenset({"features"})
 
     k: int = Field(5, ge=1)
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
-        other = self.against(sample, reference)
-        generated, real = self.array(sample, "features", "sample"), self.array(other, "features", "reference")
+        other, generated, real = self.sides(sample, reference)
         radii = radii_squared(other, real, self.k, self.name, "reference")
         groups = groups_of(len(generated))
         held = np.stack([in_balls(generated[group], real, radii, closed=False)[1] for group in groups])

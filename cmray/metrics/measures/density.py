@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
-from cmray.metrics.measures.base import Estimate, MeasureConfig, Sample, measures
-from cmray.metrics.measures.neighbours import in_balls, radii_squared
+from cmray.metrics.measures.base import Estimate, Sample, measures
+from cmray.metrics.measures.neighbours import NeighbourMeasure, in_balls, radii_squared
 
 
 @measures.register("density")
-class Density(MeasureConfig):
+class Density(NeighbourMeasure):
     """1/(k M) sum_j sum_i [y_j in B(x_i, NND_k(x_i))] over M generated y_j and all real x_i   (Naeem et al., 2020).
 
     1 on average for equal distributions, and above 1 where generated images crowd where real ones do: an
@@ -24,14 +24,11 @@ class Density(MeasureConfig):
     """
 
     title: ClassVar[str] = "density"
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs: ClassVar[frozenset[str]] = frozenset({"features"})
 
     k: int = Field(5, ge=1)
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
-        other = self.against(sample, reference)
-        generated, real = self.array(sample, "features", "sample"), self.array(other, "features", "reference")
+        other, generated, real = self.sides(sample, reference)
         n = len(generated)
         radii = radii_squared(other, real, self.k, self.name, "reference")
         held, _ = in_balls(generated, real, radii, closed=False)

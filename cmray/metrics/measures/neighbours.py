@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import ClassVar, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from cmray.core.errors import DataError
-from cmray.metrics.measures.base import Sample
+from cmray.metrics.measures.base import MeasureConfig, Sample
 
 #: Rows and columns of the largest piece of a distance matrix that is held at once: 32 MiB in float64.
 CHUNK = 2048
@@ -19,6 +20,18 @@ TIE = 1e-9
 GROUPS = 20
 
 _nearest: WeakKeyDictionary[Sample, np.ndarray] = WeakKeyDictionary()
+
+
+class NeighbourMeasure(MeasureConfig):
+    """A measure of which images lie in whose balls; a variant adds k, the neighbour that a ball reaches to."""
+
+    better: ClassVar[Literal["lower", "higher"]] = "higher"
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    def sides(self, sample: Sample, reference: Sample | None) -> tuple[Sample, np.ndarray, np.ndarray]:
+        """The reference, and the features of generated and of real images. Raises DataError as `against` does."""
+        other = self.against(sample, reference)
+        return other, self.array(sample, "features", "sample"), self.array(other, "features", "reference")
 
 
 def _squared(x: np.ndarray, y: np.ndarray, shift: np.ndarray) -> np.ndarray:

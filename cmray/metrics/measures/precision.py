@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from cmray.metrics.measures.base import Estimate, MeasureConfig, Sample, measures
-from cmray.metrics.measures.neighbours import in_balls, radii_squared
+from cmray.metrics.measures.base import Estimate, Sample, measures
+from cmray.metrics.measures.neighbours import NeighbourMeasure, in_balls, radii_squared
 
 
 @measures.register("precision")
-class Precision(MeasureConfig):
+class Precision(NeighbourMeasure):
     """The share of generated images within the k-NN ball of some real image   (Kynkäänniemi et al., 2019, Eq. 1-2).
 
     The ball around a real image reaches to its k-th nearest real image, surface included. Balls shrink as n
@@ -25,14 +25,11 @@ class Precision(MeasureConfig):
     """
 
     title: ClassVar[str] = "precision"
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs: ClassVar[frozenset[str]] = frozenset({"features"})
 
     k: int = Field(3, ge=1)
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
-        other = self.against(sample, reference)
-        generated, real = self.array(sample, "features", "sample"), self.array(other, "features", "reference")
+        other, generated, real = self.sides(sample, reference)
         radii = radii_squared(other, real, self.k, self.name, "reference")
         held, _ = in_balls(generated, real, radii, closed=True)
         value, n = float(np.count_nonzero(held) / len(generated)), len(generated)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from cmray.metrics.measures.base import Estimate, MeasureConfig, Sample, measures
-from cmray.metrics.measures.neighbours import groups_of, in_balls, radii_squared, reached
+from cmray.metrics.measures.base import Estimate, Sample, measures
+from cmray.metrics.measures.neighbours import NeighbourMeasure, groups_of, in_balls, radii_squared, reached
 
 
 @measures.register("recall")
-class Recall(MeasureConfig):
+class Recall(NeighbourMeasure):
     """The share of real images within the k-NN ball of some generated image   (Kynkäänniemi et al., 2019, Eq. 1-2).
 
     Precision with the sides exchanged: the ball around a generated image reaches to its k-th nearest generated
@@ -23,14 +23,11 @@ class Recall(MeasureConfig):
     """
 
     title: ClassVar[str] = "recall"
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs: ClassVar[frozenset[str]] = frozenset({"features"})
 
     k: int = Field(3, ge=1)
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
-        other = self.against(sample, reference)
-        generated, real = self.array(sample, "features", "sample"), self.array(other, "features", "reference")
+        _, generated, real = self.sides(sample, reference)
         radii = radii_squared(sample, generated, self.k, self.name, "sample")
         groups = groups_of(len(generated))
         held = np.stack([in_balls(real, generated[group], radii[group], closed=True)[0] for group in groups])
