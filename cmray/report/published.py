@@ -15,6 +15,7 @@ FOLDER = Path(__file__).with_name("published_data")
 #: samples behind every published FID here
 PUBLISHED_SAMPLES = 50_000
 _HYPERPARAMETERS = "table3"
+_COLUMNS = ["method", "nfe", "fid", "precision", "recall", "source", "note", "inception_score", "group", "reference"]
 _TEXT = ["method", "source", "note", "group", "reference"]
 _NUMBERS = ["fid", "precision", "recall", "inception_score"]
 
@@ -42,9 +43,7 @@ def published(dataset: str) -> pd.DataFrame:
         raise UnknownNameError(f"no published numbers for '{dataset}'; {nearest(dataset, known)}")
     frame = pd.read_csv(FOLDER / f"{dataset}.csv", keep_default_na=False, na_values=dict.fromkeys(_NUMBERS, ""))
     frame = frame.astype({"nfe": "int64", **dict.fromkeys(_NUMBERS, "float64"), **dict.fromkeys(_TEXT, "str")})
-    return frame[
-        ["method", "nfe", "fid", "precision", "recall", "source", "note", "inception_score", "group", "reference"]
-    ]
+    return frame.reindex(columns=_COLUMNS)
 
 
 def published_hyperparameters() -> pd.DataFrame:
