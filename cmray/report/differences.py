@@ -19,8 +19,8 @@ def differences(experiment: ExperimentRecord) -> pd.DataFrame:
     that is not the same in all of them.
 
     Index `label`; columns are dotted fields as in an experiment file, in its order; cells are text, "" where a trial
-    has no such field, or has null there. Hashes are cut to ten digits, and paths to their last part unless two would
-    look the same. A trial that has no configuration yet keeps its row, all "", and makes nothing a difference.
+    has no such field, or null or nothing in it. Hashes are cut to ten digits, and paths to their last part unless two
+    would look the same. A trial that has no configuration yet keeps its row, all "", and makes nothing a difference.
     """
     trials = [trial for trial in experiment.trials if trial.role == "trial"]
     configs = [_fields(trial.config) for trial in trials]
@@ -32,7 +32,7 @@ def differences(experiment: ExperimentRecord) -> pd.DataFrame:
 
 
 def _fields(config: Mapping[str, Any]) -> dict[str, str]:
-    return {name: "" if text == "null" else text for name, text in flatten(config).items()}
+    return {name: "" if text in ("null", "{}") else text for name, text in flatten(config).items()}
 
 
 def _short(values: Sequence[str]) -> list[str]:

@@ -22,7 +22,11 @@ def test_only_what_differs_is_a_column_in_the_order_of_the_file():
 
 
 def test_a_field_that_only_one_has_is_blank_elsewhere_and_null_is_blank_too():
-    cd = {"objective": {"name": "cd", "solver": "heun"}, "teacher": {"identity": "a" * 64}, "grad_clip": None}
+    cd = {
+        "objective": {"name": "cd", "solver": "heun"},
+        "teacher": {"identity": "a" * 64, "overrides": {}},
+        "grad_clip": None,
+    }
     ct = {"objective": {"name": "ct"}, "teacher": None, "grad_clip": 1.0}
     assert of(cd, ct).to_dict("index") == {
         "t0": {"objective.name": "cd", "objective.solver": "heun", "teacher.identity": "a" * 10, "grad_clip": ""},

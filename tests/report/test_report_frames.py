@@ -1,5 +1,6 @@
 """Frames: every record is a row, types stay the same with and without rows, and opening them stays quick."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,34 @@ def test_an_unknown_experiment_is_one_clear_error(tmp_path):
     write(tmp_path, experiment(trial("a"), name="quickstart"))
     with pytest.raises(CmrayError, match=r"no experiment 'quickstrat'.*did you mean 'quickstart'"):
         cmray.load_experiment("quickstrat", tmp_path)
+
+
+DOCS = Path(cmray.__file__).parents[1] / "docs" / "analysis.md"
+
+
+def test_the_page_lists_every_column():
+    sections = DOCS.read_text().split("\n**")[1:]
+    listed = {section.split("**")[0]: section for section in sections}
+    found = frames(figure_three())
+    for name in NAMES:
+        rows = [line.split("|")[1] for line in listed[name].splitlines() if line.startswith("| `")]
+        columns = {column for row in rows for column in re.findall("`([^`]+)`", row)}
+        shown = set(getattr(found, name).columns) - {"trial", "label"}
+        shown -= {"metric", "n", "seed_first"} if name == "searches" else set()  # told beside `value`
+        assert columns - {"config.*"} == shown, name
+
+
+def test_the_page_s_examples_run(tmp_path, monkeypatch):
+    write(tmp_path, figure_three())
+    for i, file in enumerate(sorted((tmp_path / "fig3").glob("*/config.yaml"))):
+        file.write_text(f"objective: {{num_sigmas: {{num_sigmas: {9 * (i % 2 + 1)}}}}}\n")
+    monkeypatch.setenv("CMRAY_STORAGE", str(tmp_path))
+    names = {}
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 4
+    assert set(names["curves"]["config.objective.num_sigmas.num_sigmas"]) == {9, 18}
 
 
 QUICK = """
