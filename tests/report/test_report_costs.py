@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_factory import decay, evaluation, experiment, result, search, teacher, trial
 
@@ -66,6 +66,7 @@ def test_evaluations_one_after_the_other_add_up_and_searches_are_apart():
     assert frame.index.tolist() == ["edm teacher", "a", TOTAL]
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.integers(1, 15)), min_size=1, max_size=12))
 def test_the_total_is_the_time_that_anything_ran(spans):
     found = [[measured(float(n), float(start + n)) for t, start, n in spans if t == who] for who in range(4)]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from cli_run import good, here
-from report_factory import experiment, figure_three, trial, write
+from report_factory import curve, evaluation, experiment, teacher, trial, write
 
 
 def refused(ran, *words):
@@ -17,7 +17,10 @@ def refused(ran, *words):
 @pytest.fixture
 def storage(tmp_path):
     folder = tmp_path / "storage"
-    write(folder, figure_three())
+    done = trial("heun · l2 · N=9", events=curve(9.0, 3.1), evaluations=[evaluation(3.1)])
+    begun = trial("euler · l2 · N=9", status="running", events=curve(30.0))
+    failed = trial("ct · N=80 fixed", status="failed", error="boom")
+    write(folder, experiment(teacher(), done, begun, failed, trial("ct · mu0=0.9", status="waiting")))
     return folder
 
 
@@ -31,7 +34,7 @@ def test_an_unknown_experiment_names_the_nearest_and_writes_nothing(storage, tmp
 def test_an_unfinished_experiment_is_reported_as_far_as_it_is_and_says_what_is_missing(storage, tmp_path):
     told = good(here("report", "fig3", "--storage", storage, "--out", tmp_path / "out", "--json")).json
     said = "\n".join(told["sentences"])
-    assert "Best in one step: heun · digits · N=9" in said
+    assert "Best in one step: heun · l2 · N=9" in said
     assert "1 failed, 1 running, 1 waiting" in said
     assert {"table.csv", "curve.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
     notes = (tmp_path / "out" / "table.md").read_text()
