@@ -35,7 +35,11 @@ def load_experiment(storage: Path, name: str) -> ExperimentRecord:
     plan_file = storage / name / "experiment.json"
     if not plan_file.is_file():
         existing = sorted(path.parent.name for path in storage.glob("*/experiment.json"))
-        raise UnknownExperimentError(f"no experiment '{name}' in {storage}; {nearest(name, existing)}")
+        if not existing:
+            other = "--storage or CMRAY_STORAGE names another folder"
+            raise UnknownExperimentError(f"no experiment '{name}' in {storage}, which holds none; {other}")
+        asked = Path(name).name.removesuffix(".yaml")  # its file's name is close to an experiment's
+        raise UnknownExperimentError(f"no experiment '{name}' in {storage}; {nearest(asked, existing)}")
     plan = _json(plan_file)
     try:
         trials = [_load_trial(storage, entry) for entry in plan["trials"]]
