@@ -18,6 +18,7 @@ from cmray.config.metric import MetricSpec, parse_metric
 from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError, DataError, StorageError
 from cmray.core.files import write_atomic
+from cmray.core.protocol import REFERENCE_BLOCK
 from cmray.core.rng import SEED_BASE, derive_seed
 from cmray.engine.evaluator import Pool
 from cmray.engine.images import ImageSet
@@ -26,7 +27,7 @@ from cmray.engine.parts import InUse, read_arrays
 from cmray.engine.passes import passes_of
 from cmray.engine.references import Reference
 from cmray.engine.references import reference_for as reference_for
-from cmray.engine.sides import BLOCKS, REFERENCE_BLOCK, Progress, described, extractor_facts
+from cmray.engine.sides import BLOCKS, Progress, described, extractor_facts
 from cmray.metrics.extractors import extractors
 from cmray.metrics.measures.base import Estimate
 from cmray.objectives import Kind
@@ -315,7 +316,7 @@ def evaluate_images(
             sampler="",
             nfe=0,
             times=[],
-            weights=f"images {images.name}",
+            weights=f"images {images}",
             weights_sha256=images.digest,
             searched=False,
         )

@@ -17,6 +17,7 @@ import torch
 from cmray.config.identity import content_hash
 from cmray.core.errors import StorageError
 from cmray.core.files import sha256_of, write_atomic
+from cmray.core.protocol import REFERENCE_BLOCK
 from cmray.engine.evaluator import InlinePool, Pool, image_chunks
 from cmray.engine.images import ImageSet, verify_images
 from cmray.engine.measure import Wanted, groups_in, side
@@ -27,8 +28,6 @@ from cmray.metrics.statistics import FeatureStatistics
 
 #: a need that is no extractor's: the statistics of blocks, of which intervals are made
 BLOCKS = "blocks"
-#: images that are described together; part of what a reference's hash depends on
-REFERENCE_BLOCK = 256
 #: another process that wants less of the same images may write its manifest over ours
 TRIES = 3
 Progress = Callable[[str, int, int], None]

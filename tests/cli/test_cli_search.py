@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cli_run import good, here, snapshot
 
-from cmray.cli.measuring import BLOCK
 from cmray.cli.search import rivals, unknown_noise
+from cmray.core.protocol import BLOCK
 from cmray.engine.searching import least_for_noise
 from cmray.tracking.records import Provenance, Search, SearchPoint
 
