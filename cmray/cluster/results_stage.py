@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ class ResultsStage:
         subjects = self._subjects()
         if not subjects:
             return 0
-        references, settings = self._references(pool), self.settings
+        references = self._references(pool)
         title = f"Evaluating {len(subjects)} models {where}"
         new = evaluate(self._measurements(subjects), references, pool, lambda d, t: self.observer.task(title, d, t))
         new += self._search(self._searched_subjects(subjects, references), references, pool, where)

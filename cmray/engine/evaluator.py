@@ -39,6 +39,7 @@ class SampleTask:
     Args:
         weights: "student" or "ema RATE"; None is the first EMA.
         keep: the file that the arrays go to; None hands them back.
+        fine: whether it is a piece of a chunk, which keeps the statistics of every block.
     """
 
     checkpoint: str
@@ -49,11 +50,12 @@ class SampleTask:
     block: int
     weights: str | None = None
     keep: str | None = None
+    fine: bool = False
 
 
 @dataclass(frozen=True)
 class ImagesTask:
-    """One chunk of images that are there already. `keep` as in SampleTask."""
+    """One chunk of images that are there already. `keep` and `fine` as in SampleTask."""
 
     images: ImageSet
     wanted: tuple[Wanted, ...]
@@ -61,6 +63,7 @@ class ImagesTask:
     count: int
     block: int
     keep: str | None = None
+    fine: bool = False
 
 
 class Evaluator:
@@ -117,7 +120,7 @@ class Evaluator:
 
     def _said(self, task: SampleTask | ImagesTask, images: Iterable[torch.Tensor]) -> Arrays:
         def make() -> Arrays:
-            gathered = [Gathered(self._extractor(w.extractor), w) for w in task.wanted]
+            gathered = [Gathered(self._extractor(w.extractor), w, task.fine) for w in task.wanted]
             for block in images:
                 for one in gathered:
                     one.add(block)

@@ -23,7 +23,6 @@ from cmray.datasets.source import ImageSource
 from cmray.datasets.verified import verify_once
 from cmray.datasets.whole import load_whole
 
-
 #: decides which images are drawn where not all are wanted
 DRAW_SEED = 0
 

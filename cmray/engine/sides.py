@@ -22,6 +22,7 @@ from cmray.engine.evaluator import InlinePool, Pool, image_chunks
 from cmray.engine.images import ImageSet, verify_images
 from cmray.engine.measure import Wanted, groups_in, side
 from cmray.engine.parts import InUse, folder_for, read_arrays, write_arrays
+from cmray.engine.pieces import cut, joined
 from cmray.metrics.extractors import extractors
 from cmray.metrics.measures.base import Sample
 from cmray.metrics.statistics import FeatureStatistics
@@ -96,8 +97,9 @@ def described(
         also = set(needs) | _held(folder)
         wanted = Wanted(f"{facts.name}-{facts.sha256[:12]}", extractor, tuple(sorted(also - {BLOCKS})))
         keep = folder_for(folder, "parts", wanted.arrays())
-        tasks = image_chunks(images, [wanted], REFERENCE_BLOCK, keep)
         own = pool or InlinePool(torch.device("cpu"))
+        chunks = cut(image_chunks(images, [wanted], REFERENCE_BLOCK, keep), own.size)
+        tasks = [piece for pieces in chunks for piece in pieces]
         done = 0
 
         def got(*_: Any, all_chunks: int = len(tasks)) -> None:
@@ -107,7 +109,8 @@ def described(
 
         with InUse([keep]) as used:
             own.run([("describe", (task,)) for task in tasks], got)
-            _write(folder, side((read_arrays(Path(str(task.keep))) for task in tasks), wanted), BLOCKS in also)
+            parts = (joined(read_arrays(Path(str(piece.keep))) for piece in pieces) for pieces in chunks)
+            _write(folder, side(parts, wanted), BLOCKS in also)
             used.forget(keep)
         found = _read(folder, set(needs))
     if found is None:
