@@ -16,6 +16,7 @@ from cmray.cli.options import (
     Sampler,
     Storage,
     TrackingUri,
+    command,
     numbers,
     sampler_named,
 )
@@ -139,7 +140,7 @@ def evaluate(
     else:
         _show(found, sides)
         if seen:
-            say(f"MLflow: {seen}")
+            say(f"MLflow: {command('ui', storage=storage) if tracking_uri is None else seen}")
 
 
 def _samplers(who: Subject, budgets: list | None, levels: list | None, named: dict[str, Any] | None) -> list[Any]:

@@ -131,7 +131,7 @@ def search(
         for picture in filter(None, pictures):
             say(f"picture: {picture}")
         if seen:
-            say(f"MLflow: {seen}")
+            say(f"MLflow: {command('ui', storage=storage) if tracking_uri is None else seen}")
         run, last, _ = found[-1]
         say(f"next: {command('sample', run, '--times', _times(last), '--out', 'samples.png', storage=storage)}")
 
