@@ -31,6 +31,7 @@ def test_a_few_images_are_measured_by_all():
     assert "statistics of 3 images by 1, 2 and 4 actors" in done.stdout
 
 
+@pytest.mark.slow
 def test_more_of_the_same_than_there_are_is_refused():
     done = bench("--images", 4, "--same", 5)
     assert done.returncode == 2

@@ -89,6 +89,7 @@ def records(plan: Plan) -> dict[tuple[str, int], Search]:
     return found
 
 
+@pytest.mark.slow
 def test_all_models_are_searched_in_step_and_an_interruption_changes_nothing(trained, tmp_path):
     plan, _, stage = copied(trained, tmp_path / "apart")
     references = stage._references()

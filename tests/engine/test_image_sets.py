@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -98,10 +100,11 @@ def test_images_of_several_sizes_are_one_line(tmp_path):
 
 def test_other_files_are_other_images(kept, tmp_path):
     folder, pixels = kept
-    before = find_images(str(folder / "files"), tmp_path, "--images").digest
-    assert find_images(str(folder / "files"), tmp_path, "--images").digest == before
-    Image.fromarray(pixels[3][0] // 2).save(folder / "files" / "0000.png")
-    assert find_images(str(folder / "files"), tmp_path, "--images").digest != before
+    files = shutil.copytree(folder / "files", tmp_path / "files")
+    before = find_images(str(files), tmp_path, "--images").digest
+    assert find_images(str(files), tmp_path, "--images").digest == before
+    Image.fromarray(pixels[3][0] // 2).save(files / "0000.png")
+    assert find_images(str(files), tmp_path, "--images").digest != before
 
 
 def test_a_reference_has_the_same_bits_on_any_number_of_threads(tmp_path):
