@@ -53,7 +53,7 @@ def load_experiment(storage: Path, name: str) -> ExperimentRecord:
 def _load_trial(storage: Path, entry: dict[str, Any]) -> TrialRecord:
     folder = storage / entry["experiment"] / entry["name"]
     events = _events(folder / "events.jsonl")
-    result = _record(folder / "result.json", Result) if (folder / "result.json").is_file() else None
+    result = read_record(folder / "result.json", Result) if (folder / "result.json").is_file() else None
     error_file = folder / "error.txt"
     error = error_file.read_text(errors="replace") if error_file.is_file() and result is None else None
     status: Status
@@ -71,9 +71,9 @@ def _load_trial(storage: Path, entry: dict[str, Any]) -> TrialRecord:
         error=error,
         result=result,
         events=events,
-        evaluations=[_record(path, Evaluation) for path in sorted(folder.glob("evaluations/*.json"))],
+        evaluations=[read_record(path, Evaluation) for path in sorted(folder.glob("evaluations/*.json"))],
         attempt=_attempt(folder / "attempt"),
-        searches=[_record(path, Search) for path in sorted(folder.glob("searches/*.json"))],
+        searches=[read_record(path, Search) for path in sorted(folder.glob("searches/*.json"))],
     )
 
 
@@ -118,7 +118,8 @@ def _json(path: Path) -> Any:
         raise StorageError(f"{path} is not JSON: {error}") from error
 
 
-def _record(path: Path, kind: type[R]) -> R:
+def read_record(path: Path, kind: type[R]) -> R:
+    """One record. Raises StorageError, which names the file, when it is no such record."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
