@@ -60,7 +60,7 @@ FULL: dict[str, Any] = {
     "train.steps": 4,
     "train.batch_size": 8,
     "train.grad_clip": 1.0,
-    "train.checkpoint_every": 2,
+    "train.checkpoint_every": 8,
     "train.log_every": 2,
     "train.optimizer": {"name": "adam", "lr": 0.01, "warmup_steps": 1, "final_lr": 0.5, "weight_decay": 0.1},
     "curve": {"every": 2, "num_samples": 20},

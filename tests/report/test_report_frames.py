@@ -44,7 +44,10 @@ def test_frames_answer_the_figure_s_questions(tmp_path):
 
 def test_a_search_says_what_each_round_ended_in():
     found = search((3, 0.2, 9.0), (5, 0.7, 4.0), (6, 1.5, 3.0), (4, 0.3, 2.0), rounds=[2, 2], times=(80.0, 0.7, 0.3))
+    unsure = [p.model_copy(update={"error": 0.1, "confirmed": 3.5, "tied": True}) for p in found.points[:1]]
+    found = found.model_copy(update={"points": [*unsure, *found.points[1:]]})
     frame = frames(experiment(trial("a", searches=[found]))).searches
+    assert frame.loc[0, ["index", "value", "error", "confirmed", "tied"]].tolist() == [3, 9.0, 0.1, 3.5, True]
     assert frame["round"].tolist() == [1, 1, 2, 2]
     assert frame["order"].tolist() == [0, 1, 2, 3]
     assert frame[frame["chosen"]]["sigma"].tolist() == [0.7, 0.3]
@@ -99,7 +102,11 @@ def test_types_are_the_same_without_rows():
 
 def test_provenance_is_told_field_by_field():
     e = evaluation(2.0, time=3.0, nfe=2, times=[80.0, 0.66], searched=True, options={"k": 3}, reference_n=None)
+    e = e.model_copy(update={"low": 1.5, "high": 2.75, "error": 0.25, "note": "said", "better": "higher"})
     (row,) = frames(experiment(trial("a", evaluations=[e]))).evaluations.to_dict("records")
+    for name in ("value", "low", "high", "error", "note", "better", "seconds", "key"):
+        assert row[name] == getattr(e, name), name
+    assert pd.isna(row["spread"])
     for name, value in e.provenance.model_dump(exclude={"times", "options", "reference_n"}).items():
         assert row[name] == value, name
     assert row["times"] == (80.0, 0.66)
