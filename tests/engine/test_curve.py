@@ -1,4 +1,4 @@
-"""The curve that is drawn beside the training: its numbers are those of measuring at once, whatever happens meanwhile."""
+"""The curve that is drawn beside the training: its numbers are those of measuring at once, come what may."""
 
 import threading
 import time
@@ -106,7 +106,7 @@ class EndsAt(Counting):
     def should_stop(self) -> bool:
         super().should_stop()
         if self.steps == self.at_step:
-            self.just_before()
+            self.tell.set()
             raise Ended
         return False
 
@@ -315,7 +315,7 @@ def test_the_point_of_a_checkpoint_that_was_not_there_yet_is_measured_from_it(tm
     changes = {"train.steps": 8, "train.checkpoint_every": 3, "train.log_every": 1}
     run = small(changes, curve={"every": 3, "num_samples": 16, "metric": "fd/held"})
     with pytest.raises(Ended):
-        go(run, tmp_path / "parts", data=FEW, session=EndsAt(step=5, just_before=ended.set))
+        go(run, tmp_path / "parts", data=FEW, session=EndsAt(step=5, tell=ended))
     assert read_checkpoint_facts(checkpoint(tmp_path / "parts")).step == 3
     assert curve_of(tmp_path / "parts") == [], "it ended before the point was there"
     again = Counting()
