@@ -101,7 +101,7 @@ class Curve:
         if self._stream is None or self._taken is None:
             yield
             return
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
             self._stream.wait_event(self._taken)
             try:
                 yield
