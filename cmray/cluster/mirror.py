@@ -12,6 +12,7 @@ from cmray.datasets.manifest import read_manifest
 from cmray.engine.versions import git_revision, versions
 from cmray.report.tables import fd_table
 from cmray.tracking.base import RunEnd, Tracker
+from cmray.tracking.decisions import in_words
 from cmray.tracking.records import Evaluation, Event, ExperimentRecord, TrialRecord
 
 PARENT = "sweep"
@@ -92,10 +93,15 @@ class Mirror:
                 tracker.log_dict(key, s.model_dump(mode="json"), f"searches/{s.key}.json")
             if trial.error:
                 tracker.log_text(key, trial.error, "error.txt")
+            if trial.stopped:
+                tracker.log_text(key, f"stopped {in_words(trial.stopped)}\n", "stopped.txt")
             grid = record.folder / "samples" / f"{trial.name}.png"
             if grid.is_file():
                 tracker.log_artifact(key, grid, "samples")
-            end: dict[str, RunEnd] = {"finished": "finished", "failed": "failed"}
+            end: dict[str, RunEnd] = {
+                "finished": "finished",
+                "failed": "failed",
+            }  # a stopped one was killed, for MLflow
             tracker.close_run(key, end.get(trial.status, "killed"))
             self._open.discard(key)
         tracker.log_table(PARENT, fd_table(record), "table.json")

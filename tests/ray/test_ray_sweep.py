@@ -1,4 +1,4 @@
-"""A small sweep from end to end on a real Ray: a DDP teacher, trials under Tune, results, MLflow, and again."""
+"""A small sweep from end to end on a real Ray: a DDP teacher, trials in actors, results, MLflow, and again."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_a_second_sweep_trains_nothing_and_changes_nothing(study):
 
 
 def test_new_panels_train_what_is_new_beside_a_trial_that_fails(study):
-    """One trial diverges, one is trained by two DDP workers inside Tune, one is trained as ever; the rest is kept."""
+    """One trial diverges, one is trained by two DDP workers, one is trained as ever; the rest is kept."""
     kept = {f: f.stat().st_mtime_ns for f in study.storage.glob("*/*/result.json")}
     study_file(
         study.folder,
