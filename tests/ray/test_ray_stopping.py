@@ -1,4 +1,4 @@
-"""Sweeps that end trials early, or themselves: what was decided stays decided, what was begun goes on, nothing leaks."""
+"""Sweeps that end trials early, or themselves: decisions stand, what was begun goes on, nothing leaks."""
 
 from __future__ import annotations
 
