@@ -51,6 +51,7 @@ class Admission:
     """
 
     def __init__(self, capacity: Capacity, limit: int | None = None):
+        self.where = capacity.where
         self._free = capacity.free_nodes()
         self._limit = math.inf if limit is None else limit
         self._count = 0

@@ -170,30 +170,24 @@ class Sweep:
         import ray
 
         from cmray.cluster.data import describe, put_training_data
-        from cmray.cluster.dispatch import Dispatcher
+        from cmray.cluster.tune import Tuning
 
         references: dict[str, ray.ObjectRef] = {}
         scratch = self.plan.folder / ".ray"
-        dispatcher = Dispatcher(capacity, self.limit, scratch, lambda: not self.budget.over)
-        try:
-            for stage in stages:
-                for key, trials in trials_by_data(stage.trials).items():
-                    self._check_time()
-                    facts, feed = trials[0].data, trials[0].run.data
-                    if key not in references:
-                        dispatcher.warm([t.run.resources for t in longest_first(trials)])
-                        self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes, on_ray=True))
-                        references[key] = put_training_data(facts.folder, feed, self.storage)
-                    ready = self.ready(trials)
-                    if ready:
-                        specs = [spec_of(t) for t in longest_first(ready)]
-                        at_once = max_concurrent([t.run.resources for t in ready], capacity, self.limit)
-                        self.follow(
-                            stage.title, ready, lambda s=specs, r=references[key]: dispatcher.run(s, r), at_once
-                        )
-            self._check_time()
-        finally:
-            dispatcher.close()
+        tuning = Tuning(capacity, self.limit, scratch, lambda: not self.budget.over)
+        for stage in stages:
+            for key, trials in trials_by_data(stage.trials).items():
+                self._check_time()
+                facts, feed = trials[0].data, trials[0].run.data
+                if key not in references:
+                    self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes, on_ray=True))
+                    references[key] = put_training_data(facts.folder, feed, self.storage)
+                ready = self.ready(trials)
+                if ready:
+                    specs = [spec_of(t) for t in longest_first(ready)]
+                    at_once = max_concurrent([t.run.resources for t in ready], capacity, self.limit)
+                    self.follow(stage.title, ready, lambda s=specs, r=references[key]: tuning.run(s, r), at_once)
+        self._check_time()
 
     def _check_time(self) -> None:
         if self.budget.over:

@@ -1,4 +1,4 @@
-"""What one trial does, wherever Ray has put it: in an actor, or as a DDP worker of Ray Train."""
+"""What one trial does, wherever Ray has put it: in a Tune actor, or as a DDP worker of Ray Train."""
 
 from __future__ import annotations
 
@@ -46,15 +46,17 @@ class TrialFailedError(CmrayError):
         self.trace = trace
 
 
-class ActorSession:
-    """A one-worker trial inside an actor."""
+class TuneSession:
+    """A one-worker trial inside a Tune actor."""
 
     def __init__(self, device: torch.device, folder: Path):
         self.rank, self.world_size, self.device = 0, 1, device
         self._stop = StopFile(folder)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing: the driver follows the trial's events."""
+        from ray import tune
+
+        tune.report({**metrics, "step": step})
 
     def should_stop(self) -> bool:
         return self._stop.asked()

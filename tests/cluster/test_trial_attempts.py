@@ -11,7 +11,7 @@ from small_run import CPU, go, small
 
 from cmray.cluster.budget import Budget, OutOfTime, Timed
 from cmray.cluster.observer import Observer
-from cmray.cluster.work import ActorSession, TrialFailedError, TrialSpec, attempted, note_failure
+from cmray.cluster.work import TrialFailedError, TrialSpec, TuneSession, attempted, note_failure
 from cmray.core.errors import CmrayError
 from cmray.engine.stop import EVERY, StopFile, ask_to_stop, clear_stop
 
@@ -78,7 +78,7 @@ def test_a_run_that_diverges_is_tried_again_and_its_errors_are_kept(tmp_path):
 
 def test_a_request_in_the_folder_ends_the_loop_with_a_checkpoint(tmp_path):
     run = small({"train.steps": 100_000, "train.checkpoint_every": 100_000})
-    session = ActorSession(CPU, tmp_path)
+    session = TuneSession(CPU, tmp_path)
     ask_to_stop(tmp_path, "a test")
     outcome = go(run, tmp_path, session=session)
     assert outcome.status == "stopped"
