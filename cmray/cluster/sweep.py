@@ -235,7 +235,8 @@ class Sweep:
         if self.budget.over:
             pending = [t for stage in pending_stages(self.plan) for t in stage.trials]
             left = [t.label for t in pending if not (t.folder / "error.txt").is_file()]
-            left += ["evaluation"] if self.results is not None and not self.results.complete() else []
+            if self.results is not None and (left or not self.results.complete()):
+                left.append("evaluation")
         trained = self._follower.trained
         return Outcome(record, files, trained, failed, self._measured, stopped, tuple(left))
 
