@@ -32,6 +32,7 @@ from cmray.cluster.evaluate import EvaluatorPool
 from cmray.config.data_facts import facts_of
 from cmray.config.experiment import SearchConfig
 from cmray.config.run import RunConfig
+from cmray.core.protocol import BLOCK
 from cmray.datasets import datasets
 from cmray.datasets.whole import load_whole, write_shards
 from cmray.engine.evaluator import InlinePool, Pool
@@ -41,7 +42,6 @@ from cmray.engine.searching import search_times
 from cmray.engine.session import PlainSession, prepare_process
 from cmray.tracking.records import Search
 
-BLOCK = 256
 FASTER, FEWER = 2.0, 0.45
 PRESET = Path(__file__).resolve().parents[2] / "experiments" / "presets" / "digits.yaml"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmray.cli.console import errors, output, print_json, say
-from cmray.cli.measuring import BLOCK, Parallel, against_of, subject_of, working
+from cmray.cli.measuring import Parallel, against_of, subject_of, working
 from cmray.cli.options import (
     DEFAULT_STORAGE,
     Address,
@@ -16,9 +16,11 @@ from cmray.cli.options import (
     Sampler,
     Storage,
     TrackingUri,
+    command,
     numbers,
     sampler_named,
 )
+from cmray.core.protocol import BLOCK, REFERENCE_BLOCK
 
 if TYPE_CHECKING:
     from cmray.config.metric import MetricSpec
@@ -64,7 +66,10 @@ def evaluate(
     num_samples: Annotated[
         int | None,
         typer.Option(
-            "--num-samples", min=2, help=f"Images per number; default {NUM_SAMPLES:,}, or all that --images has."
+            "--num-samples",
+            min=2,
+            help=f"Images per number; default {NUM_SAMPLES:,}, or all that --images has, of which fewer are drawn by a "
+            "fixed seed.",
         ),
     ] = None,
     seed_blocks: Annotated[
@@ -110,11 +115,12 @@ def evaluate(
         if images is not None and given is not None:
             raise typer.BadParameter(f"{option} is about a model's samples, but --images are there already")
     from cmray.cli.progress import Progress
+    from cmray.cluster.mirror_models import ModelMirror
     from cmray.config.metric import parse_metrics
 
     metrics = parse_metrics(metric or ["fd/digits"])
     storage = storage.expanduser().absolute()
-    progress = Progress(errors)
+    progress, seen = Progress(errors), None
     if images is not None:
         against = against_of(reference, reference_data, None, storage)
         found, sides = _images(images, num_samples, metrics, against, storage, parallel, address, progress)
@@ -124,13 +130,17 @@ def evaluate(
         samplers = _samplers(who, budgets, levels, named)
         against = against_of(reference, reference_data, who, storage)
         n = num_samples or NUM_SAMPLES
+        mirror = ModelMirror([who.folder], storage, tracking_uri, progress.warn)
         found, sides = _model(
             who, run, samplers, n, seed_blocks, metrics, against, storage, parallel, address, progress
         )
+        seen = mirror.send()
     if as_json:
         print_json([_as_json(e) for e in found])
     else:
         _show(found, sides)
+        if seen:
+            say(f"MLflow: {command('ui', storage=storage) if tracking_uri is None else seen}")
 
 
 def _samplers(who: Subject, budgets: list | None, levels: list | None, named: dict[str, Any] | None) -> list[Any]:
@@ -188,18 +198,15 @@ def _images(
     address: str | None,
     progress: Any,
 ) -> tuple[list[Evaluation], list[Reference]]:
-    from dataclasses import replace
-
     from cmray.core.errors import DataError
-    from cmray.engine.images import find_images
+    from cmray.engine.images import drawn, find_images
     from cmray.engine.references import check_metrics, references_for
     from cmray.engine.results import evaluate_images
-    from cmray.engine.sides import REFERENCE_BLOCK
 
     images = find_images(text, storage, "--images")
     if count is not None and count > images.count:
         raise DataError(f"--num-samples is {count:,}, but {text} holds {images.count:,} images")
-    images = replace(images, count=count or images.count)
+    images = drawn(images, count or images.count)
     check_metrics(metrics, against, images.shape, images.count, REFERENCE_BLOCK)
     with working(parallel, address) as pool:
         try:

@@ -20,8 +20,6 @@ Metric = Annotated[
 ]
 NumSamples = Annotated[int, typer.Option("--num-samples", min=2, help="Generated images per number.")]
 Parallel = Annotated[int, typer.Option("--parallel", min=1, metavar="N", help="Ray actors; 1 works in this process.")]
-#: seeds that go through the network at once; part of what a number means
-BLOCK = 256
 
 
 def subject_of(run: str, storage: Path, tracking_uri: str | None, weights: str | None = None) -> Subject:

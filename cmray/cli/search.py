@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmray.cli.console import errors, print_json, say
-from cmray.cli.measuring import BLOCK, Metric, NumSamples, Parallel, note, setting, subject_of
+from cmray.cli.measuring import Metric, NumSamples, Parallel, note, setting, subject_of
 from cmray.cli.options import DEFAULT_STORAGE, Address, Json, Storage, TrackingUri, command, numbers
+from cmray.core.protocol import BLOCK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,9 +61,12 @@ def search(
     Example: cmray search quickstart/cd-1a2b3c --nfe 2,3 --mode section --parallel 2
     """
     from cmray.cli.progress import Progress
+    from cmray.cluster.mirror_models import ModelMirror
+    from cmray.core.errors import StorageError
     from cmray.engine.results import evaluate as measure
     from cmray.engine.results import recorded
     from cmray.engine.searching import SearchOf, search_grid, search_together, searched_measurement
+    from cmray.report.searches import search_picture
 
     config = _config(nfe, num_sigmas, num_samples, mode, tolerance, confirm)
     storage = storage.expanduser().absolute()
@@ -70,8 +74,10 @@ def search(
     for who in models.values():
         for n in config.nfe:
             search_grid(who.run, config, n)  # says now if it has too few points
+    progress = Progress(errors)
+    mirror = ModelMirror([who.folder for who in models.values()], storage, tracking_uri, progress.warn)
     with setting(next(iter(models.values())), metric, parallel, address, storage) as (reference, pool):
-        progress, found, remarks = Progress(errors), [], []  # found: (run, its search, the reported number)
+        found, remarks = [], []  # found: (run, its search, the reported number)
         try:
             for n in config.nfe:
                 title, done = f"Searching {n - 1} time{'s' if n > 2 else ''}", dict.fromkeys(models, 0)
@@ -94,6 +100,13 @@ def search(
                 remarks += [s.remark for s in searches.values()]
         finally:
             progress.close()
+        pictures = []
+        for run, who in models.items():
+            try:
+                pictures.append(search_picture(who.folder, run))
+            except StorageError as error:  # of another search of this model; this one is told all the same
+                progress.warn(str(error))
+        seen = mirror.send()
         if as_json:
             print_json(
                 [
@@ -115,6 +128,10 @@ def search(
         if unknown := unknown_noise([s for _, s, _ in found]):
             say(unknown)
         say(note(found[0][1].provenance.metric, reference))
+        for picture in filter(None, pictures):
+            say(f"picture: {picture}")
+        if seen:
+            say(f"MLflow: {command('ui', storage=storage) if tracking_uri is None else seen}")
         run, last, _ = found[-1]
         say(f"next: {command('sample', run, '--times', _times(last), '--out', 'samples.png', storage=storage)}")
 

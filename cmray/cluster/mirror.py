@@ -10,6 +10,7 @@ from typing import Any
 from cmray.core.errors import DataError
 from cmray.datasets.manifest import read_manifest
 from cmray.engine.versions import git_revision, versions
+from cmray.report.searches import PICTURE, search_points
 from cmray.report.tables import fd_table
 from cmray.tracking.base import RunEnd, Tracker
 from cmray.tracking.decisions import in_words
@@ -28,15 +29,7 @@ class Mirror:
 
     def open(self, record: ExperimentRecord, settings: Mapping[str, Any], storage: Path) -> None:
         """Finds or makes all runs. `settings` is the resolved experiment file."""
-        tracker = self.tracker
-        revision = git_revision() or ""
-        tags = {
-            "cmray.git": revision,
-            "mlflow.source.name": f"cmray {versions()['cmray']}",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": revision.removesuffix("+changes"),
-            **{f"cmray.version.{k}": v for k, v in versions().items()},
-        }
+        tracker, tags = self.tracker, _tags()
         tracker.start_experiment(record.name, record.description)
         shown = {k: settings[k] for k in ("evaluate", "search", "report") if settings.get(k)}
         tracker.open_run(PARENT, record.name, params=shown, tags={**tags, "cmray.role": "sweep"})
@@ -44,24 +37,27 @@ class Mirror:
         if settings:
             tracker.log_dict(PARENT, settings, "experiment.yaml")
         for trial in _begun(record):
-            # training anew gives new curves, and a run of their own
-            key = trial.name if trial.attempt == 1 else f"{trial.name} attempt {trial.attempt}"
-            self._keys[trial.name] = key
-            tracker.open_run(
-                key,
-                trial.label,
-                parent_key=PARENT,
-                params=trial.config,
-                tags={
-                    **tags,
-                    "cmray.role": trial.role,
-                    "cmray.panels": ", ".join(trial.panels),
-                    "cmray.trial": f"{trial.experiment}/{trial.name}",
-                },
-            )
-            self._open.add(key)
-            tracker.log_dict(key, trial.config, "config.yaml")
-            self._dataset(trial, storage)
+            self._open_trial(trial, PARENT, tags, storage)
+
+    def _open_trial(self, trial: TrialRecord, parent: str | None, tags: Mapping[str, str], storage: Path) -> None:
+        # training anew gives new curves, and a run of their own
+        key = trial.name if trial.attempt == 1 else f"{trial.name} attempt {trial.attempt}"
+        self._keys[trial.name] = key
+        self.tracker.open_run(
+            key,
+            trial.label,
+            parent_key=parent,
+            params=trial.config,
+            tags={
+                **tags,
+                "cmray.role": trial.role,
+                "cmray.panels": ", ".join(trial.panels),
+                "cmray.trial": f"{trial.experiment}/{trial.name}",
+            },
+        )
+        self._open.add(key)
+        self.tracker.log_dict(key, trial.config, "config.yaml")
+        self._dataset(trial, storage)
 
     def _dataset(self, trial: TrialRecord, storage: Path) -> None:
         data = trial.config.get("data") or {}
@@ -81,32 +77,42 @@ class Mirror:
         """Everything that is on disk; what the tracker has already is left alone."""
         tracker = self.tracker
         for trial in _begun(record):
-            key = self._keys[trial.name]
-            tracker.sync_events(key, trial.events)
-            self._dataset(trial, storage)
-            step = trial.result.steps if trial.result else 0
-            for e in trial.evaluations:
-                if e.provenance.n == record.num_samples:  # one name, one protocol; all others are files
-                    tracker.log_metrics(key, {_metric_of(e): e.value}, step, e.time)
-                tracker.log_dict(key, e.model_dump(mode="json"), f"evaluations/{e.key}.json")
-            for s in trial.searches:
-                tracker.log_dict(key, s.model_dump(mode="json"), f"searches/{s.key}.json")
-            if trial.error:
-                tracker.log_text(key, trial.error, "error.txt")
-            if trial.stopped:
-                tracker.log_text(key, f"stopped {in_words(trial.stopped)}\n", "stopped.txt")
-            grid = record.folder / "samples" / f"{trial.name}.png"
-            if grid.is_file():
-                tracker.log_artifact(key, grid, "samples")
-            end: dict[str, RunEnd] = {
-                "finished": "finished",
-                "failed": "failed",
-            }  # a stopped one was killed, for MLflow
-            tracker.close_run(key, end.get(trial.status, "killed"))
-            self._open.discard(key)
+            self._results_of(trial, record, storage)
         tracker.log_table(PARENT, fd_table(record), "table.json")
         for path in files.values():
             tracker.log_artifact(PARENT, path, "samples" if path.parent.name == "samples" else "report")
+
+    def model(self, record: ExperimentRecord, trial: TrialRecord, storage: Path) -> None:
+        """What is on disk of one trial, to the run that a sweep made for it, or will find."""
+        self.tracker.start_experiment(record.name, record.description)
+        self._open_trial(trial, None, _tags(), storage)
+        self._results_of(trial, record, storage)
+
+    def _results_of(self, trial: TrialRecord, record: ExperimentRecord, storage: Path) -> None:
+        tracker, key = self.tracker, self._keys[trial.name]
+        tracker.sync_events(key, trial.events)
+        self._dataset(trial, storage)
+        step = trial.result.steps if trial.result else 0
+        for name, e in _named(trial.evaluations, record.num_samples):
+            tracker.log_metrics(key, {name: e.value}, step, e.time)
+            tracker.log_dict(key, e.model_dump(mode="json"), f"evaluations/{e.key}.json")
+        for s in trial.searches:
+            tracker.log_dict(key, s.model_dump(mode="json"), f"searches/{s.key}.json")
+        if trial.searches:
+            tracker.log_table(key, search_points(trial.searches), "searches/points.json")
+        for picture, folder in (
+            (trial.folder / "searches" / PICTURE, "searches"),
+            (record.folder / "samples" / f"{trial.name}.png", "samples"),
+        ):
+            if picture.is_file():
+                tracker.log_artifact(key, picture, folder)
+        if trial.error:
+            tracker.log_text(key, trial.error, "error.txt")
+        if trial.stopped:
+            tracker.log_text(key, f"stopped {in_words(trial.stopped)}\n", "stopped.txt")
+        end: dict[str, RunEnd] = {"finished": "finished", "failed": "failed"}  # a stopped one was killed, for MLflow
+        tracker.close_run(key, end.get(trial.status, "killed"))
+        self._open.discard(key)
 
     def close(self, status: RunEnd) -> None:
         """Ends what is still open; a run that was interrupted is opened again by the next sweep."""
@@ -116,6 +122,32 @@ class Mirror:
             self.tracker.close_run(PARENT, status)
         self._open.clear()
         self.tracker.close()
+
+
+def _tags() -> dict[str, str]:
+    """Which code this is."""
+    revision = git_revision() or ""
+    return {
+        "cmray.git": revision,
+        "mlflow.source.name": f"cmray {versions()['cmray']}",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": revision.removesuffix("+changes"),
+        **{f"cmray.version.{k}": v for k, v in versions().items()},
+    }
+
+
+def _named(evaluations: Sequence[Evaluation], num_samples: int | None) -> list[tuple[str, Evaluation]]:
+    """A name for every number of a trial; one name is one protocol.
+
+    The plain name is for the samples that the experiment reports; others say how many. Where numbers of one name differ
+    in anything else (weights, reference, seeds, searched times), the first one measured keeps it.
+    """
+    named: dict[str, Evaluation] = {}
+    for e in sorted(evaluations, key=lambda e: (e.time, e.key)):
+        n = e.provenance.n
+        name = _metric_of(e) + ("" if n == num_samples else f"/n_{n}")
+        named[f"{name}/{e.key[:8]}" if name in named else name] = e
+    return list(named.items())
 
 
 def _metric_of(evaluation: Evaluation) -> str:

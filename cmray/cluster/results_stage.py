@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,17 @@ from cmray.engine.results import (
     subject,
 )
 from cmray.engine.searching import (
+    SearchOf,
     least_for_noise,
     read_search,
     search_grid,
     search_key,
     search_path,
-    search_times,
+    search_together,
     searched_measurement,
 )
 from cmray.report.grids import image_grid
+from cmray.report.searches import search_picture
 from cmray.tracking.records import Evaluation, Search
 
 #: samples in each row of the grids, all rows from the same seeds
@@ -104,26 +107,40 @@ class ResultsStage:
         subjects = self._subjects()
         if not subjects:
             return 0
-        references, settings = self._references(pool), self.settings
+        references = self._references(pool)
         title = f"Evaluating {len(subjects)} models {where}"
         new = evaluate(self._measurements(subjects), references, pool, lambda d, t: self.observer.task(title, d, t))
-        config = self.plan.config.search
-        if config is not None:
-            for who in self._searched_subjects(subjects, references):
-                for nfe in config.nfe:
-                    title = f"Searching {nfe - 1} sampling time{'s' if nfe > 2 else ''} of {who.folder.name} {where}"
-                    found = search_times(
-                        who,
-                        config,
-                        nfe,
-                        references[0],
-                        pool,
-                        settings.block,
-                        lambda count, *_, title=title: self.observer.task(title, count, None),
-                    )
-                    new += evaluate(self._final(who, found), references, pool)
+        new += self._search(self._searched_subjects(subjects, references), references, pool, where)
         self._draw(subjects, references, pool)
         return new
+
+    def _search(self, models: Sequence[Subject], references: list[Reference], pool: Pool, where: str) -> int:
+        """Searches the times of all models in step, one budget after the other; returns the number of evaluations."""
+        config, new = self.plan.config.search, 0
+        if config is None or not models:
+            return 0
+        of = models[0].folder.name if len(models) == 1 else f"{len(models)} models"
+        for nfe in config.nfe:
+            title = f"Searching {nfe - 1} sampling time{'s' if nfe > 2 else ''} of {of} {where}"
+            searches = [SearchOf(who, config, nfe, references[0], pool.size, self.settings.block) for who in models]
+            done: dict[str, int] = {}
+
+            def told(search: SearchOf, count: int, *_: float, done: dict[str, int] = done, title: str = title) -> None:
+                done[str(search.path)] = count
+                self.observer.task(title, sum(done.values()), None)
+
+            found = search_together(searches, pool, told)
+            final = [m for who, one in zip(models, found, strict=True) for m in self._final(who, one)]
+            new += evaluate(final, references, pool)
+            for remark in filter(None, (search.remark for search in searches)):
+                self.observer.message(remark)
+        for who in models:
+            search_picture(who.folder, self._labels()[who.folder.name])
+        return new
+
+    def _labels(self) -> dict[str, str]:
+        """What models are called, by the names of their trials."""
+        return {t.name: t.label if t.role == "trial" else f"teacher · {t.label}" for t in self.plan.all_trials}
 
     def _subjects(self) -> dict[str, Subject]:
         """Finished models by trial name, teachers first."""
@@ -194,7 +211,7 @@ class ResultsStage:
 
     def _rows(self, subjects: dict[str, Subject], references: list[Reference]) -> list[dict[str, Any]]:
         """What the grids show: one row per model and budget, all from the same seeds."""
-        labels = {t.name: t.label if t.role == "trial" else f"teacher · {t.label}" for t in self.plan.all_trials}
+        labels = self._labels()
         searched = {who.folder.name: s for who, s in self._searches(subjects, references) or [] if s.nfe == 2}
         rows = []
         for name, who in subjects.items():

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from cmray.config.fields import Budgets
 from cmray.config.metric import METRICS_HELP, AnyMetric, MetricSpec, Wanted, parse_metric
 from cmray.config.run import RunConfig
+from cmray.core.protocol import BLOCK
 from cmray.core.rng import numpy_generator
 from cmray.core.strict import Strict
 from cmray.stopping import StoppingField
@@ -109,7 +110,7 @@ class EvaluateConfig(Strict):
         default=1, ge=1, le=100, description="blocks of num_samples seeds; above 1 a number is their mean, with spread"
     )
     block: int = Field(
-        default=256, ge=1, description="seeds generated and measured together; part of the number's identity"
+        default=BLOCK, ge=1, description="seeds generated and measured together; part of the number's identity"
     )
     nfe: Budgets = Field(default=(1, 2), min_length=1, description="budgets for consistency models")
     teacher_nfe: Budgets = Field(default=(1, 35), description="budgets for denoisers: 1 (Euler) or odd (Heun)")

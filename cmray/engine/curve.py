@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cmray.config.run import CurveConfig
+from cmray.core.protocol import BLOCK
 from cmray.core.rng import SEED_BASE
 from cmray.engine.batches import TrainingData, all_images
 from cmray.engine.measure import block_statistics, seed_blocks
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 class Curve:
     """Measures the first EMA on fixed seeds. The extractor runs on the CPU's copy of what the network made."""
-
-    BLOCK = 256
 
     def __init__(self, config: CurveConfig, data: TrainingData):
         self.config = config
@@ -47,7 +46,7 @@ class Curve:
                 num_classes=state.num_classes,
                 device=state.session.device,
             )
-            blocks = seed_blocks(SEED_BASE["curve"], self.config.num_samples, self.BLOCK)
+            blocks = seed_blocks(SEED_BASE["curve"], self.config.num_samples, BLOCK)
             statistics = merged([block_statistics(generate, self.extractor, seeds) for seeds in blocks])
             out[f"{self.config.metric}@{nfe}"] = frechet_distance(statistics, self.reference)
         return out

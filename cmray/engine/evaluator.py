@@ -6,6 +6,7 @@ the same bits.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from cmray.samplers import samplers
 
 #: blocks of seeds in one task; the unit that is merged by the driver
 BLOCKS_PER_CHUNK = 8
+#: bytes of networks that a process keeps for later tasks; searches of several models take turns on one process
+KEPT_NETWORKS = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class SampleTask:
     Args:
         weights: "student" or "ema RATE"; None is the first EMA.
         keep: the file that the arrays go to; None hands them back.
+        fine: whether it is a piece of a chunk, which keeps the statistics of every block.
     """
 
     checkpoint: str
@@ -46,11 +50,12 @@ class SampleTask:
     block: int
     weights: str | None = None
     keep: str | None = None
+    fine: bool = False
 
 
 @dataclass(frozen=True)
 class ImagesTask:
-    """One chunk of images that are there already. `keep` as in SampleTask."""
+    """One chunk of images that are there already. `keep` and `fine` as in SampleTask."""
 
     images: ImageSet
     wanted: tuple[Wanted, ...]
@@ -58,6 +63,7 @@ class ImagesTask:
     count: int
     block: int
     keep: str | None = None
+    fine: bool = False
 
 
 class Evaluator:
@@ -71,9 +77,15 @@ class Evaluator:
 
     def _model(self, checkpoint: str, weights: str | None = None) -> Model:
         key = (checkpoint, weights)
-        if key not in self._models:
-            self._models = {key: load_model(Path(checkpoint), self.device, weights)}  # one at a time: may be large
-        return self._models[key]
+        model = self._models.pop(key, None)
+        if model is None:
+            sizes = {known: _nbytes(other) for known, other in self._models.items()}
+            for known in list(sizes):  # the one used longest ago goes first; the new one is as large as any of them
+                if sum(sizes.values()) + max(sizes.values()) > KEPT_NETWORKS:
+                    del self._models[known], sizes[known]
+            model = load_model(Path(checkpoint), self.device, weights)
+        self._models[key] = model
+        return model
 
     def _extractor(self, extractor: Any) -> Extractor:
         """By a registered name, or a mapping of the name and its options."""
@@ -108,7 +120,7 @@ class Evaluator:
 
     def _said(self, task: SampleTask | ImagesTask, images: Iterable[torch.Tensor]) -> Arrays:
         def make() -> Arrays:
-            gathered = [Gathered(self._extractor(w.extractor), w) for w in task.wanted]
+            gathered = [Gathered(self._extractor(w.extractor), w, task.fine) for w in task.wanted]
             for block in images:
                 for one in gathered:
                     one.add(block)
@@ -147,6 +159,10 @@ class Evaluator:
 
     def images(self, checkpoint: str, sampler: dict[str, Any], seeds: list[int]) -> np.ndarray:
         return to_pixels(self._model(checkpoint).images(samplers.parse(sampler), seeds)).numpy()
+
+
+def _nbytes(model: Model) -> int:
+    return sum(tensor.nbytes for tensor in itertools.chain(model.net.parameters(), model.net.buffers()))
 
 
 def chunks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from cmray.config.data_facts import DataFacts, facts_of
 from cmray.config.identity import content_hash
 from cmray.config.run import DataConfig
 from cmray.core.errors import DataError
+from cmray.core.rng import numpy_generator
 from cmray.datasets import datasets
 from cmray.datasets.images import ImageRule, Resolved, resolve
 from cmray.datasets.location import Location
@@ -22,6 +23,9 @@ from cmray.datasets.source import ImageSource
 from cmray.datasets.verified import verify_once
 from cmray.datasets.whole import load_whole
 
+#: decides which images are drawn where not all are wanted
+DRAW_SEED = 0
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -31,7 +35,9 @@ class ImageSet:
         kind: shards of a prepared dataset, a dataset that comes with cmray, a folder of files, or an .npz.
         place: the folder, the dataset's name, or the file.
         shape: (C, H, W).
+        count: how many are taken.
         digest: changes when the images do.
+        total: of how many they were drawn; None takes all.
     """
 
     kind: Literal["shards", "named", "folder", "npz"]
@@ -41,6 +47,30 @@ class ImageSet:
     count: int
     shape: tuple[int, int, int]
     digest: str
+    total: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.total is None else f"{self.name}, drawn of {self.total:,} with seed {DRAW_SEED}"
+
+
+def drawn(images: ImageSet, count: int) -> ImageSet:
+    """`count` of the images, drawn without replacement by a fixed seed; all of them where that is how many there are.
+
+    The first ones would be those of one class where folders are classes. Raises DataError where there are fewer.
+    """
+    if count > images.count:
+        raise DataError(f"{images.name} holds {images.count:,} images, and {count:,} are asked for")
+    if count == images.count:
+        return images
+    digest = content_hash([images.digest, "drawn", DRAW_SEED, count])
+    return replace(images, count=count, digest=digest, total=images.count)
+
+
+def _places(images: ImageSet) -> np.ndarray:
+    """Where each image that is taken stands among all, int64 [count], ascending: each is read once, in their order."""
+    if images.total is None:
+        return np.arange(images.count)
+    return np.sort(numpy_generator("drawn images", DRAW_SEED).permutation(images.total)[: images.count])
 
 
 def image_set_of(data: DataFacts) -> ImageSet:
@@ -93,7 +123,7 @@ class ImageReader:
     """Ranges of an ImageSet. Raises DataError where images are gone, damaged or of another size."""
 
     def __init__(self, images: ImageSet):
-        self.images = images
+        self.images, self._places = images, _places(images)
         if images.kind == "shards":
             place = Location(images.place)
             self._manifest = read_manifest(place)
@@ -104,18 +134,24 @@ class ImageReader:
             self._source, self._resolved = _opened(images.kind, images.place)
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Images first <= i < first + count, uint8 [count,C,H,W]."""
+        """Images first <= i < first + count of those that are taken, uint8 [count,C,H,W]."""
+        places = self._places[first : first + count]
         if self.images.kind == "shards":
             found = []
             for block in self._manifest.blocks():
-                start, stop = max(first, block.first), min(first + count, block.first + block.rows)
+                start, stop = np.searchsorted(places, (block.first, block.first + block.rows))
                 if start < stop:
                     pixels, _ = self._shards.read(block)
-                    found.append(pixels[start - block.first : stop - block.first])
+                    found.append(pixels[places[start:stop] - block.first])
             return np.concatenate(found)
         if self.images.kind == "named":
-            return self._whole[first : first + count]
-        piece = make_piece(self._source, self._resolved, (first, first + count))
+            return self._whole[places]
+        runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+        return np.concatenate([self._decoded(int(run[0]), int(run[-1]) + 1) for run in runs])
+
+    def _decoded(self, first: int, stop: int) -> np.ndarray:
+        """Images first <= i < stop of a folder or an .npz."""
+        piece = make_piece(self._source, self._resolved, (first, stop))
         if piece.bad:
             reason = piece.bad[0].reason.partition("; --crop")[0]
             raise DataError(f"{piece.bad[0].where}: {reason}")

@@ -70,10 +70,14 @@ def block_statistics(generate: Generate, extractor: Extractor, seeds: Sequence[i
 
 
 class Gathered:
-    """What one extractor said of the blocks of a chunk."""
+    """What one extractor said of the blocks of a chunk.
 
-    def __init__(self, extractor: Extractor, wanted: Wanted):
-        self.extractor, self.wanted = extractor, wanted
+    Args:
+        fine: whether the statistics of long features too are kept block by block, for a piece of a chunk.
+    """
+
+    def __init__(self, extractor: Extractor, wanted: Wanted, fine: bool = False):
+        self.extractor, self.wanted, self.fine = extractor, wanted, fine
         self._statistics: dict[str, list[FeatureStatistics]] = {"": []}
         self._rows: dict[str, list[np.ndarray]] = {}
 
@@ -90,20 +94,33 @@ class Gathered:
     def _add_statistics(self, prefix: str, rows: torch.Tensor) -> None:
         own = FeatureStatistics(rows.shape[1])
         own.update(rows)
-        groups = self._statistics.setdefault(prefix, [])
-        if groups and own.dim > FINE_DIM:
-            groups[-1].merge(own)
-        else:
-            groups.append(own)
+        add_groups(self._statistics.setdefault(prefix, []), [own], self.fine)
 
     def arrays(self) -> dict[str, np.ndarray]:
         out = {}
         for prefix, groups in self._statistics.items():
-            out[f"{prefix}n"] = np.array([g.n for g in groups], np.int64)
-            out[f"{prefix}sum"] = np.stack([g.sum for g in groups])
-            out[f"{prefix}outer"] = np.stack([g.outer for g in groups])
+            out |= stacked(prefix, groups)
         out |= {name: np.concatenate(rows) for name, rows in self._rows.items()}
         return {f"{self.wanted.key}.{name}": array for name, array in out.items()}
+
+
+def add_groups(groups: list[FeatureStatistics], more: Sequence[FeatureStatistics], fine: bool) -> None:
+    """Adds the statistics of further blocks of a chunk to those of the blocks before: those of long features into one,
+    unless `fine`."""
+    for own in more:
+        if groups and own.dim > FINE_DIM and not fine:
+            groups[-1].merge(own)
+        else:
+            groups.append(own)
+
+
+def stacked(prefix: str, groups: Sequence[FeatureStatistics]) -> dict[str, np.ndarray]:
+    """n [G], sum [G, D] and outer [G, D, D]; what `groups_in` reads."""
+    return {
+        f"{prefix}n": np.array([g.n for g in groups], np.int64),
+        f"{prefix}sum": np.stack([g.sum for g in groups]),
+        f"{prefix}outer": np.stack([g.outer for g in groups]),
+    }
 
 
 def side(parts: Iterable[Mapping[str, np.ndarray]], wanted: Wanted) -> Sample:

@@ -3,7 +3,8 @@
 A file holds a chunk, never a single block of seeds: statistics of 2,048-d features take 32 MiB. At that size 50,000
 samples (25 chunks of 8 x 256) take 0.8 GiB while they are measured, 0.4 GiB more where a measure wants the features
 themselves and 0.8 GiB more for spatial features; with features of 64 dimensions it is 7 MiB. The files are removed
-when the record is written.
+when the record is written. Where a pool works on more at once than there are chunks, they are cut into pieces, whose
+files hold the blocks one by one (see `engine.pieces`).
 
 Several processes may measure the same samples. What they want is part of a folder's name, <of what>-<wanted>, so no
 file is replaced by one with less in it; and a folder that another process uses is never removed (see `InUse`).

@@ -59,7 +59,7 @@ class Pass:
         needs |= set(known.needs) if known else set()
         self.wanted[reference.key] = Wanted(reference.key, reference.build, tuple(sorted(needs)))
 
-    def tasks(self, keep_parts: bool) -> list[SampleTask]:
+    def chunks(self, keep_parts: bool) -> list[SampleTask]:
         m = self.like
         return chunks(
             m.subject.checkpoint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,15 +19,17 @@ from cmray.config.metric import MetricSpec, parse_metric
 from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError, DataError, StorageError
 from cmray.core.files import write_atomic
+from cmray.core.protocol import REFERENCE_BLOCK
 from cmray.core.rng import SEED_BASE, derive_seed
 from cmray.engine.evaluator import Pool
 from cmray.engine.images import ImageSet
 from cmray.engine.model import make_sampler
 from cmray.engine.parts import InUse, read_arrays
 from cmray.engine.passes import passes_of
+from cmray.engine.pieces import cut, joined
 from cmray.engine.references import Reference
 from cmray.engine.references import reference_for as reference_for
-from cmray.engine.sides import BLOCKS, REFERENCE_BLOCK, Progress, described, extractor_facts
+from cmray.engine.sides import BLOCKS, Progress, described, extractor_facts
 from cmray.metrics.extractors import extractors
 from cmray.metrics.measures.base import Estimate
 from cmray.objectives import Kind
@@ -217,12 +220,14 @@ def measure_all(
     """
     own = [own_reference(m, references) for m in measurements]
     passes = passes_of(measurements, own)
+    chunks = [(one, chunk) for one in passes for chunk in one.chunks(keep_parts)]
     tasks, owners = [], []
-    for one in passes:
-        for task in one.tasks(keep_parts):
-            tasks.append(("measure", (task,)))
-            owners.append(one)
-    left = {id(one): owners.count(one) for one in passes}
+    calls: dict[int, list[list[int]]] = {id(one): [] for one in passes}  # of the pieces of each chunk of a pass
+    for (one, _), pieces in zip(chunks, cut([chunk for _, chunk in chunks], pool.size), strict=True):
+        calls[id(one)].append(list(range(len(tasks), len(tasks) + len(pieces))))
+        tasks += [("measure", (piece,)) for piece in pieces]
+        owners += [one] * len(pieces)
+    left = {id(one): sum(map(len, calls[id(one)])) for one in passes}
     parts: dict[int, Any] = {}
     estimates: list[list[Estimate | None]] = [[None] * m.seed_blocks for m in measurements]
     refused: dict[int, DataError] = {}
@@ -237,12 +242,14 @@ def measure_all(
         left[id(one)] -= 1
         if left[id(one)]:
             return
-        calls = [i for i, owner in enumerate(owners) if owner is one]
+
+        def said(call: int) -> dict[str, Any]:
+            file = tasks[call][1][0].keep
+            return parts[call] if file is None else read_arrays(Path(file))
 
         def arrays() -> Iterator[dict[str, Any]]:
-            for i in calls:
-                file = tasks[i][1][0].keep
-                yield parts[i] if file is None else read_arrays(Path(file))
+            for pieces in calls[id(one)]:
+                yield joined(said(i) for i in pieces)
 
         for index, block in one.users:
             try:
@@ -253,7 +260,7 @@ def measure_all(
             if None not in estimates[index]:
                 keep(index, [e for e in estimates[index] if e is not None])
         one.close()
-        for i in calls:
+        for i in itertools.chain(*calls[id(one)]):
             del parts[i]
         for done in passes if keep_parts else ():
             if not left[id(done)] and all(i in refused or None not in estimates[i] for i, _ in done.users):
@@ -315,7 +322,7 @@ def evaluate_images(
             sampler="",
             nfe=0,
             times=[],
-            weights=f"images {images.name}",
+            weights=f"images {images}",
             weights_sha256=images.digest,
             searched=False,
         )

@@ -140,9 +140,8 @@ class _Extending:
     searches: Mapping[Model, SearchOf]
     _parts: dict[tuple[Model, tuple[float, ...]], list[_Part]] = field(default_factory=dict)
 
-    @property
-    def size(self) -> int:
-        return self.pool.size
+    #: chunks are not cut into pieces: kept samples are of whole ones, and so are the groups that tell the noise
+    size: int = 1
 
     def run(self, calls: Sequence[Call], got: Callable[[int, Any], None] = lambda *_: None) -> list[Any]:
         extended: list[Call] = []

@@ -17,18 +17,18 @@ import torch
 from cmray.config.identity import content_hash
 from cmray.core.errors import StorageError
 from cmray.core.files import sha256_of, write_atomic
+from cmray.core.protocol import REFERENCE_BLOCK
 from cmray.engine.evaluator import InlinePool, Pool, image_chunks
 from cmray.engine.images import ImageSet, verify_images
 from cmray.engine.measure import Wanted, groups_in, side
 from cmray.engine.parts import InUse, folder_for, read_arrays, write_arrays
+from cmray.engine.pieces import cut, joined
 from cmray.metrics.extractors import extractors
 from cmray.metrics.measures.base import Sample
 from cmray.metrics.statistics import FeatureStatistics
 
 #: a need that is no extractor's: the statistics of blocks, of which intervals are made
 BLOCKS = "blocks"
-#: images that are described together; part of what a reference's hash depends on
-REFERENCE_BLOCK = 256
 #: another process that wants less of the same images may write its manifest over ours
 TRIES = 3
 Progress = Callable[[str, int, int], None]
@@ -97,8 +97,9 @@ def described(
         also = set(needs) | _held(folder)
         wanted = Wanted(f"{facts.name}-{facts.sha256[:12]}", extractor, tuple(sorted(also - {BLOCKS})))
         keep = folder_for(folder, "parts", wanted.arrays())
-        tasks = image_chunks(images, [wanted], REFERENCE_BLOCK, keep)
         own = pool or InlinePool(torch.device("cpu"))
+        chunks = cut(image_chunks(images, [wanted], REFERENCE_BLOCK, keep), own.size)
+        tasks = [piece for pieces in chunks for piece in pieces]
         done = 0
 
         def got(*_: Any, all_chunks: int = len(tasks)) -> None:
@@ -108,7 +109,8 @@ def described(
 
         with InUse([keep]) as used:
             own.run([("describe", (task,)) for task in tasks], got)
-            _write(folder, side((read_arrays(Path(str(task.keep))) for task in tasks), wanted), BLOCKS in also)
+            parts = (joined(read_arrays(Path(str(piece.keep))) for piece in pieces) for pieces in chunks)
+            _write(folder, side(parts, wanted), BLOCKS in also)
             used.forget(keep)
         found = _read(folder, set(needs))
     if found is None:

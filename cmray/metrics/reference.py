@@ -15,12 +15,13 @@ from torch import Tensor
 
 from cmray.core.errors import DataError
 from cmray.core.files import sha256_of
+from cmray.core.protocol import REFERENCE_BLOCK
 from cmray.metrics.extractors import Extractor
 from cmray.metrics.statistics import FeatureStatistics
 
 
 def reference_statistics(
-    extractor: Extractor, images: Tensor | np.ndarray | Iterable[np.ndarray], block: int = 256
+    extractor: Extractor, images: Tensor | np.ndarray | Iterable[np.ndarray], block: int = REFERENCE_BLOCK
 ) -> FeatureStatistics:
     """Statistics of `images`, uint8 [N, C, H, W], extracted in blocks of `block` from first to last.
 

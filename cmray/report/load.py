@@ -37,7 +37,11 @@ def load_experiment(storage: Path, name: str) -> ExperimentRecord:
     plan_file = storage / name / "experiment.json"
     if not plan_file.is_file():
         existing = sorted(path.parent.name for path in storage.glob("*/experiment.json"))
-        raise UnknownExperimentError(f"no experiment '{name}' in {storage}; {nearest(name, existing)}")
+        if not existing:
+            other = "--storage or CMRAY_STORAGE names another folder"
+            raise UnknownExperimentError(f"no experiment '{name}' in {storage}, which holds none; {other}")
+        asked = Path(name).name.removesuffix(".yaml")  # its file's name is close to an experiment's
+        raise UnknownExperimentError(f"no experiment '{name}' in {storage}; {nearest(asked, existing)}")
     plan = _json(plan_file)
     try:
         trials = [_load_trial(storage, entry) for entry in plan["trials"]]
@@ -51,7 +55,7 @@ def load_experiment(storage: Path, name: str) -> ExperimentRecord:
 def _load_trial(storage: Path, entry: dict[str, Any]) -> TrialRecord:
     folder = storage / entry["experiment"] / entry["name"]
     events = _events(folder / "events.jsonl")
-    result = _record(folder / "result.json", Result) if (folder / "result.json").is_file() else None
+    result = read_record(folder / "result.json", Result) if (folder / "result.json").is_file() else None
     error_file = folder / "error.txt"
     stopped = stop_of(read_decisions(folder)) if result is None else None
     unfinished = result is None and stopped is None
@@ -74,9 +78,9 @@ def _load_trial(storage: Path, entry: dict[str, Any]) -> TrialRecord:
         stopped=stopped,
         result=result,
         events=events,
-        evaluations=[_record(path, Evaluation) for path in sorted(folder.glob("evaluations/*.json"))],
+        evaluations=[read_record(path, Evaluation) for path in sorted(folder.glob("evaluations/*.json"))],
         attempt=_attempt(folder / "attempt"),
-        searches=[_record(path, Search) for path in sorted(folder.glob("searches/*.json"))],
+        searches=[read_record(path, Search) for path in sorted(folder.glob("searches/*.json"))],
     )
 
 
@@ -121,7 +125,8 @@ def _json(path: Path) -> Any:
         raise StorageError(f"{path} is not JSON: {error}") from error
 
 
-def _record(path: Path, kind: type[R]) -> R:
+def read_record(path: Path, kind: type[R]) -> R:
+    """One record. Raises StorageError, which names the file, when it is no such record."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cmray.core.protocol import FEW
 from cmray.report.columns import HIGHER_IS_BETTER, LOWER_IS_BETTER, is_fid, lower_is_better
 from cmray.tracking.records import Evaluation, Provenance
-
-#: below so many samples a number says mostly how few they are
-FEW = 10_000
 
 
 def metric_note(p: Provenance) -> str:
@@ -53,6 +51,18 @@ def _protocol(p: Provenance) -> str:
     return f"{n}; {against}, extractor {p.extractor} ({p.extractor_sha256[:8]}){resized}."
 
 
+def few_notes(found: Sequence[Provenance]) -> list[str]:
+    """What too few samples do to numbers; empty where there are enough."""
+    few = sorted({p.n for p in found if p.n < FEW})
+    if not few:
+        return []
+    said = ", ".join(f"{n:,}" for n in few)
+    return [
+        f"n = {said} is below {FEW:,}: Fréchet distances come out too high, and precision, recall, density, coverage "
+        "and Inception Scores move with n; compare with numbers of the same n only."
+    ]
+
+
 def evaluation_notes(found: Sequence[Evaluation], extractor_notes: Mapping[str, str]) -> list[str]:
     """What belongs below a table of numbers, each said once.
 
@@ -70,13 +80,7 @@ def evaluation_notes(found: Sequence[Evaluation], extractor_notes: Mapping[str, 
     for name in dict.fromkeys(e.provenance.extractor for e in found):
         if extractor_notes.get(name):
             notes[f"{name}: {extractor_notes[name]}."] = None
-    few = sorted({e.provenance.n for e in found if e.provenance.n < FEW})
-    if few:
-        said = ", ".join(f"{n:,}" for n in few)
-        notes[
-            f"n = {said} is below {FEW:,}: Fréchet distances come out too high, and precision, recall, density, "
-            f"coverage and Inception Scores move with n; compare with numbers of the same n only."
-        ] = None
+    notes |= dict.fromkeys(few_notes([e.provenance for e in found]))
     for e in found:
         where = f"{e.provenance.metric}{f' at {e.provenance.nfe} NFE' if e.provenance.nfe else ''}"
         if e.note:

@@ -16,7 +16,7 @@ from cmray.report.columns import (
     times_label,
     value_columns,
 )
-from cmray.report.notes import metric_note, protocol_notes
+from cmray.report.notes import few_notes, metric_note, protocol_notes
 from cmray.tracking.decisions import in_words
 from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
 
@@ -99,6 +99,7 @@ def footnotes(experiment: ExperimentRecord) -> list[str]:
     protocols = {c.protocol: next(iter(c.cells.values())).provenance for c in columns}
     notes += dict.fromkeys(metric_note(p) for p in protocols.values())
     notes += protocol_notes(list(protocols.values()))
+    notes += few_notes(list(protocols.values()))
     notes += _block_notes(columns, experiment)
     if any(c.searched for c in columns):
         notes.append(f"searched: each row's own times, {_search_seeds(experiment)}.")

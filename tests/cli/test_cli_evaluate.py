@@ -77,6 +77,16 @@ def test_images_are_measured_the_same_as_files_and_as_an_archive(models, copied,
     assert "images x" in shown
 
 
+def test_fewer_images_than_there_are_are_drawn_and_said(copied, samples):
+    arguments = ("evaluate", "--images", samples / "files", "--metric", "is/digits", "--storage", copied)
+    (some,) = good(here(*arguments, "--num-samples", 200, "--json")).json
+    (whole,) = good(here(*arguments, "--json")).json
+    assert (some["n"], some["weights"]) == (200, "images files, drawn of 300 with seed 0")
+    assert (whole["n"], whole["weights"]) == (300, "images files")
+    assert some["weights_sha256"] != whole["weights_sha256"]
+    assert "n = 200, images files, drawn of 300 with seed 0." in good(here(*arguments, "--num-samples", 200)).out
+
+
 def test_published_statistics_and_other_data_as_reference(models, copied, samples):
     arguments = ("evaluate", models.student, "--storage", copied, "--num-samples", 64, "--nfe", "1", "--json")
     values = []

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cli_run import good, here, snapshot
 
-from cmray.cli.measuring import BLOCK
 from cmray.cli.search import rivals, unknown_noise
+from cmray.core.protocol import BLOCK
 from cmray.engine.searching import least_for_noise
 from cmray.tracking.records import Provenance, Search, SearchPoint
 
@@ -60,6 +60,11 @@ def test_a_small_search_says_that_its_noise_is_not_known(models, copied):
     ran = good(here("search", models.student, "--storage", copied, "--num-samples", 64, "--num-sigmas", 5))
     assert "the noise of these values is not known: it takes more than 5,119 samples\n" in ran.out
     assert "told apart" not in ran.out
+    picture = copied / models.student / "searches" / "search.png"
+    assert f"picture: {picture}\n" in ran.out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "MLflow" not in ran.out
+    assert not (copied / "mlflow.db").exists(), "a store that nobody made is not made for this"
 
 
 REFUSED = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from cmray.core.errors import DataError
 from cmray.datasets import ImageDataset
 from cmray.datasets.whole import write_shards
 from cmray.engine.evaluator import InlinePool
-from cmray.engine.images import ImageReader, find_images
+from cmray.engine.images import ImageReader, drawn, find_images
 from cmray.engine.references import Against, references_for
 from cmray.engine.results import evaluate_images
 from cmray.engine.session import one_thread
@@ -98,10 +100,11 @@ def test_images_of_several_sizes_are_one_line(tmp_path):
 
 def test_other_files_are_other_images(kept, tmp_path):
     folder, pixels = kept
-    before = find_images(str(folder / "files"), tmp_path, "--images").digest
-    assert find_images(str(folder / "files"), tmp_path, "--images").digest == before
-    Image.fromarray(pixels[3][0] // 2).save(folder / "files" / "0000.png")
-    assert find_images(str(folder / "files"), tmp_path, "--images").digest != before
+    files = shutil.copytree(folder / "files", tmp_path / "files")
+    before = find_images(str(files), tmp_path, "--images").digest
+    assert find_images(str(files), tmp_path, "--images").digest == before
+    Image.fromarray(pixels[3][0] // 2).save(files / "0000.png")
+    assert find_images(str(files), tmp_path, "--images").digest != before
 
 
 def test_a_reference_has_the_same_bits_on_any_number_of_threads(tmp_path):
@@ -118,3 +121,27 @@ def test_a_reference_has_the_same_bits_on_any_number_of_threads(tmp_path):
     finally:
         torch.set_num_threads(before)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["shards", "files", "x.npz"])
+def test_fewer_images_are_drawn_from_all_of_them(kept, tmp_path, name):
+    folder, pixels = kept
+    images = find_images(str(folder / name), tmp_path, "--images")
+    some, more = drawn(images, 100), drawn(images, 300)
+    assert (some.count, some.total, drawn(images, COUNT)) == (100, COUNT, images)
+    assert len({images.digest, some.digest, more.digest}) == 3
+    assert str(some) == f"{images.name}, drawn of 600 with seed 0"
+    found = ImageReader(some).read(0, 100)
+    np.testing.assert_array_equal(np.concatenate([ImageReader(some).read(i, 20) for i in range(0, 100, 20)]), found)
+    places = _found_at(pixels, found)
+    assert places == sorted(set(places)), "each once, in their order"
+    assert min(places) < 60 < 540 < max(places), "not the first ones"
+    assert set(places) < set(_found_at(pixels, ImageReader(more).read(0, 300))), "more of them are those and others"
+    with pytest.raises(DataError, match="holds 600 images, and 601 are asked for"):
+        drawn(images, 601)
+
+
+def _found_at(pixels, some):
+    at = {image.tobytes(): i for i, image in enumerate(pixels)}
+    assert len(at) == len(pixels), "two digits are the same: the test cannot tell them apart"
+    return [at[image.tobytes()] for image in some]

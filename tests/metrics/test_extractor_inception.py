@@ -47,22 +47,29 @@ def build(folder):
     return one
 
 
-def theirs(name, folder, images, scratch, monkeypatch):
-    """What clean-fid says of the images as PNG files."""
+def mode_of(name):
+    return name.removeprefix("inception-").replace("-", "_")
+
+
+def their_model(name, folder, monkeypatch):
+    """The network as clean-fid builds it."""
     from cleanfid.features import feature_extractor
-    from cleanfid.fid import get_folder_features
     from cleanfid.inception_torchscript import InceptionV3W
+
+    if name.endswith("pytorch"):
+        monkeypatch.setenv("TORCH_HOME", str(folder))
+        return feature_extractor("pytorch_inception", device=CPU, use_dataparallel=False)
+    return InceptionV3W(str(folder), download=False, resize_inside=mode_of(name) == "legacy_tensorflow").eval()
+
+
+def theirs(model, mode, images, scratch):
+    """What clean-fid says of the images as PNG files."""
+    from cleanfid.fid import get_folder_features
 
     scratch.mkdir()
     for i, image in enumerate(images):
         array = image.numpy().transpose(1, 2, 0)
         Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(scratch / f"{i:03}.png")
-    mode = name.removeprefix("inception-").replace("-", "_")
-    if name.endswith("pytorch"):
-        monkeypatch.setenv("TORCH_HOME", str(folder))
-        model = feature_extractor("pytorch_inception", device=CPU, use_dataparallel=False)
-    else:
-        model = InceptionV3W(str(folder), download=False, resize_inside=mode == "legacy_tensorflow").eval()
     return get_folder_features(
         str(scratch), model=model, num_workers=0, batch_size=8, device=CPU, mode=mode, verbose=False
     )
@@ -71,11 +78,11 @@ def theirs(name, folder, images, scratch, monkeypatch):
 @pytest.mark.filterwarnings("ignore::UserWarning:torchvision")  # clean-fid calls it in an old way
 @pytest.mark.parametrize("name", ALL)
 def test_the_features_are_those_of_clean_fid(name, folder, build, tmp_path, monkeypatch):
-    extractor = build(name)
+    extractor, model = build(name), their_model(name, folder, monkeypatch)
     shapes = [(3, 32, 32), (3, 33, 47), (1, 28, 28), (3, 320, 301)]
     for channels, height, width in shapes[:2] if name.endswith("pytorch") else shapes:
         images = pixels(3, channels, height, width, seed=height)
-        expected = theirs(name, folder, images, tmp_path / f"{channels}-{height}", monkeypatch)
+        expected = theirs(model, mode_of(name), images, tmp_path / f"{channels}-{height}")
         found = extractor(images).numpy()
         assert expected.std(0).max() > 0.01, "all images look the same to the network: nothing is compared"
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -67,7 +67,9 @@ def test_an_unknown_experiment_names_the_nearest(tmp_path):
     write(tmp_path, experiment(name="tables"))
     with pytest.raises(UnknownExperimentError, match=r"no experiment 'fig4'.*did you mean 'fig3'.*fig3, tables"):
         load_experiment(tmp_path, "fig4")
-    with pytest.raises(CmrayError, match="allowed: nothing"):
+    with pytest.raises(UnknownExperimentError, match=r"did you mean 'tables'"):
+        load_experiment(tmp_path, "experiments/tables.yaml")
+    with pytest.raises(CmrayError, match=r"nowhere, which holds none; --storage or CMRAY_STORAGE names another"):
         load_experiment(tmp_path / "nowhere", "fig4")
 
 

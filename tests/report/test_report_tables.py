@@ -114,6 +114,13 @@ def test_footnotes_tell_the_protocol():
         assert said in notes
 
 
+@pytest.mark.parametrize("n", [512, 9_999, 10_000])
+def test_footnotes_say_once_what_few_samples_do(n):
+    found = [evaluation(2.0, n=n), evaluation(1.5, nfe=2, n=n)]
+    said = [note for note in footnotes(experiment(trial("a", evaluations=found))) if "is below 10,000" in note]
+    assert [note.partition(":")[0] for note in said] == ([f"n = {n:,} is below 10,000"] if n < 10_000 else [])
+
+
 def test_footnotes_admit_searching_on_the_reported_seeds():
     found = evaluation(2.0, nfe=2, times=[80.0, 0.66], searched=True, seed_first=100)
     record = experiment(trial("a", evaluations=[found], searches=[search((1, 0.66, 2.0))]))

@@ -8,12 +8,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from cmray.core.protocol import FEW
 from cmray.metrics.frechet import Root, covariance_root, frechet_distance, frechet_gradient
 from cmray.metrics.measures.base import Estimate, MeasureConfig, Sample, measures
 from cmray.metrics.statistics import FeatureStatistics, merged
-
-#: Fréchet distances of fewer images carry a note on their bias.
-FEW = 10_000
 
 
 def frechet_error(
