@@ -116,17 +116,20 @@ def test_a_sweep_whose_time_is_up_saves_says_how_to_go_on_and_goes_on(tmp_path):
         nothing = running.ended()
         running.gone(20)
     assert nothing.code == 3, nothing.err
-    with swept(tmp_path, file, "--max-hours", 22 / 3600) as running:
-        ran = running.ended()
-        running.gone(20)
-    assert ran.code == 3, ran.err
+    for hours in (20 / 3600, 35 / 3600, 60 / 3600, 100 / 3600):  # until a trial was on its way, however busy the machine
+        with swept(tmp_path, file, "--max-hours", hours) as running:
+            ran = running.ended()
+            running.gone(20)
+        assert ran.code == 3, ran.err
+        if list(tmp_path.glob("storage/study/ct-*/checkpoints/step-*")):
+            break
     assert "Traceback" not in ran.err
     said = " ".join(ran.err.split())
     assert "models are trained" in said
     assert "evaluation" in said.rpartition("left: ")[2]
     again = shlex.split(re.search(r"Go on with: cmray (.*)$", ran.err.strip().splitlines()[-1]).group(1))
     assert again == [
-        "sweep", str(file), "--max-hours", str(22 / 3600), "--storage", str(tmp_path / "storage"),
+        "sweep", str(file), "--max-hours", str(hours), "--storage", str(tmp_path / "storage"),
         "--tracking-uri", "none",
     ]  # fmt: skip
     saved = {}
