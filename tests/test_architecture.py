@@ -17,6 +17,7 @@ PLAIN = [
     "samplers",
     "datasets",
     "metrics",
+    "stopping",
     "config",
     "engine",
     "search",

@@ -56,7 +56,7 @@ app.command("doctor")(doctor.doctor)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command. Exit codes: 0 done, 1 a trial failed or a bug, 2 bad input, 130 interrupted."""
+    """Runs one command. Exit codes: 0 done, 1 a trial failed or a bug, 2 bad input, 3 time was up, 130 interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(argv, standalone_mode=False)

@@ -87,6 +87,24 @@ def sampler_named(text: str | None, has_budget: bool) -> dict[str, Any] | None:
     return value
 
 
+def same_command(context: typer.Context) -> str:
+    """The command line that was given, to copy: what stood on it and nothing that the environment says."""
+    words: list[str] = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        value = context.params.get(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE" or value is None:
+            continue
+        if parameter.param_type_name == "argument":
+            words.insert(0, str(value))
+        elif isinstance(value, bool):
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            for one in value if isinstance(value, list | tuple) else [value]:
+                words += [parameter.opts[0], str(one)]
+    return shlex.join(["cmray", context.info_name or "", *words])
+
+
 def command(*words: str, storage: Path) -> str:
     """A cmray command to copy, with --storage where the default would look elsewhere."""
     place = [] if storage.expanduser().absolute() == default_storage() else ["--storage", str(storage)]

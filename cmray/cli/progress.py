@@ -19,6 +19,8 @@ from cmray.tracking.records import Event
 
 #: seconds between lines where there is no terminal
 LINE_EVERY = 15.0
+#: states of trials that are not trained any more
+ENDED = ("done", "stopped", "failed")
 
 
 @dataclass
@@ -37,7 +39,7 @@ class _Row:
 
     def remaining(self) -> float | None:
         """Seconds to its end at its recent speed."""
-        if self.state in ("done", "failed"):
+        if self.state in ENDED:
             return 0.0
         if len(self.recent) < 2:
             return None
@@ -101,6 +103,10 @@ class Progress:
             self.warn(f"{trial.label} failed: {error} (see {trial.folder}/error.txt)")
         elif not self._live:
             self.message(f"done: {row.label}  {row.curve}")
+
+    def trial_stopped(self, trial: Trial, why: str) -> None:
+        self._rows.setdefault(trial.name, _Row(trial.label, trial.run.train.steps, 1)).state = "stopped"
+        self.message(f"stopped: {trial.label} {why}")
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -174,9 +180,9 @@ class Progress:
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=30)
         table.add_column(no_wrap=True, justify="right")
         room = max(6, self.console.height - 8)
-        order = {"running": 0, "failed": 1, "done": 2, "waiting": 3}
+        order = {"running": 0, "failed": 1, "done": 2, "stopped": 3, "waiting": 4}
         for row in sorted(rows, key=lambda r: order[r.state])[:room] if len(rows) > room else rows:
-            colour = {"done": "green", "failed": "red", "running": "cyan"}.get(row.state, "dim")
+            colour = {"done": "green", "stopped": "yellow", "failed": "red", "running": "cyan"}.get(row.state, "dim")
             facts = row.curve or (f"loss {row.loss:.3g}" if row.loss is not None else "")
             state = self._left(row.remaining(), "", "") if row.state == "running" else row.state
             table.add_row(
@@ -192,7 +198,7 @@ class Progress:
 
     def _headline(self) -> str:
         rows = list(self._rows.values())
-        ended = sum(row.state in ("done", "failed") for row in rows)
+        ended = sum(row.state in ENDED for row in rows)
         spent = time.monotonic() - self._stage_began
         left = self._left(self._stage_remaining(), ", ", "")
         return f"{self._title}: {ended} of {len(rows)} ended, {duration(spent)}{left}"

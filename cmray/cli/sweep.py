@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from cmray.cli.console import duration, errors, output, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Set, Storage, TrackingUri
+from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Set, Storage, TrackingUri, same_command
 from cmray.cli.options import command as cli_command
 from cmray.cli.report import show_record
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from cmray.cluster.sweep import Outcome
     from cmray.config.plan import Plan
 
+#: exit code of a sweep that is not through because --max-hours was over
+OUT_OF_TIME = 3
+
 
 def sweep(
+    context: typer.Context,
     file: File,
     set_: Set = None,
     address: Address = None,
@@ -30,6 +35,14 @@ def sweep(
     max_concurrent: Annotated[
         int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="Most trials at once.")
     ] = None,
+    max_hours: Annotated[
+        float | None,
+        typer.Option(
+            "--max-hours",
+            metavar="H",
+            help="Stop cleanly after H hours, such as 0.5, and end with exit code 3; the same command goes on.",
+        ),
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
@@ -38,8 +51,12 @@ def sweep(
 
     Example: cmray sweep experiments/quickstart.yaml
     """
+    began = time.monotonic()
+    if max_hours is not None and not 0 < max_hours < float("inf"):
+        raise typer.BadParameter(f"--max-hours is {max_hours:g}; give a time above 0, such as 0.5")
     errors.print(f"[bold]cmray sweep[/] {escape(str(file))}", highlight=False, soft_wrap=True)
     from cmray.cli.progress import Progress
+    from cmray.cluster.budget import Budget
     from cmray.cluster.connect import ray_address
     from cmray.cluster.sweep import Sweep
     from cmray.config.plan import plan_experiment
@@ -53,7 +70,8 @@ def sweep(
         raise ConfigError(f"{file} has no panels, so there is nothing to sweep; `cmray train {file}` trains it")
     progress = Progress(errors)
     tracker = make_tracker(tracking_uri, storage, progress.warn)
-    work = Sweep(plan, storage, ray_address(address), tracker, progress, max_concurrent)
+    budget = Budget(max_hours, began)
+    work = Sweep(plan, storage, ray_address(address), tracker, progress, max_concurrent, budget)
     work.check()
     shown = _describe(plan, max_concurrent, ray_address(address))
     if as_json and dry_run:
@@ -73,19 +91,39 @@ def sweep(
         print_json(_as_json(outcome, command))
     else:
         _show(outcome, command, storage)
+    if outcome.left:
+        _show_left(outcome, max_hours, same_command(context))
+        return OUT_OF_TIME
     return 1 if outcome.failed else 0
+
+
+def _show_left(outcome: Outcome, hours: float | None, again: str) -> None:
+    """What a sweep whose time was up has done, what it has left, and how to go on."""
+    own = [t for t in outcome.record.trials if t.status == "finished"]
+    left = f"{', '.join(outcome.left[:5])}{f' and {len(outcome.left) - 5} more' if outcome.left[5:] else ''}"
+    errors.print(
+        escape(
+            f"Time is up (--max-hours {hours:g}): {len(own)} of {len(outcome.record.trials)} models are trained, "
+            f"{outcome.trained} of them now; left: {left}"
+        ),
+        highlight=False,
+        soft_wrap=True,
+    )
+    errors.print(f"Go on with: {escape(again)}", highlight=False, soft_wrap=True)
 
 
 def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, Any]:
     """What a sweep will do, as plain values."""
     from cmray.cluster.forecast import forecast
-    from cmray.cluster.stages import result_of, resumes_at
+    from cmray.cluster.stages import result_of, resumes_at, stopped
 
     expected = forecast(plan, limit, here=address is None)
     trials = []
     for trial in plan.all_trials:
         run, done = trial.run, result_of(trial) is not None
+        ended = stopped(plan, trial)
         at = run.train.steps if done else resumes_at(trial)
+        state = "done" if done else f"resumes at {at:,}" if at else "new"
         r = run.resources
         trials.append(
             {
@@ -97,8 +135,8 @@ def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, A
                 "workers": r.workers,
                 "cpus": r.workers * r.cpus_per_worker,
                 "gpus": r.workers * r.gpus_per_worker,
-                "state": "done" if done else f"resumes at {at:,}" if at else "new",
-                "seconds": 0.0 if done else expected.trials[str(trial.folder)],
+                "state": f"stopped at {ended.step:,}" if ended else state,
+                "seconds": 0.0 if done or ended else expected.trials[str(trial.folder)],
             }
         )
     return {
@@ -134,7 +172,7 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
             t["state"],
         )
     errors.print(table)
-    new = sum(t["state"] != "done" for t in shown["trials"])
+    new = sum(t["state"] != "done" and not t["state"].startswith("stopped") for t in shown["trials"])
     evaluate, search = shown["evaluate"], shown["search"]
     stages = [f"train {new} of {len(shown['trials'])} models" if new else "nothing to train"]
     if evaluate:
@@ -157,7 +195,7 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
 
 def _show(outcome: Outcome, command: str | None, storage: Path) -> None:
     record = outcome.record
-    if not outcome.trained and not outcome.measured and not outcome.failed:
+    if not outcome.trained and not outcome.measured and not outcome.failed and not outcome.left:
         output.print("Everything was done already; nothing was trained or measured.", highlight=False)
     show_record(record)
     found = [(t.label, s) for t in record.trials for s in t.searches]
@@ -197,7 +235,9 @@ def _as_json(outcome: Outcome, command: str | None) -> dict[str, Any]:
         "experiment": record.name,
         "trained": outcome.trained,
         "failed": outcome.failed,
+        "stopped": outcome.stopped,
         "measured": outcome.measured,
+        "left": list(outcome.left),
         "trials": [
             {
                 "trial": f"{t.experiment}/{t.name}",
@@ -205,6 +245,7 @@ def _as_json(outcome: Outcome, command: str | None) -> dict[str, Any]:
                 "role": t.role,
                 "status": t.status,
                 "error": t.error.splitlines()[0] if t.error else None,
+                "stopped": t.stopped.model_dump(mode="json") if t.stopped else None,
                 "evaluations": [e.model_dump(mode="json") for e in t.evaluations],
                 "searches": [s.model_dump(mode="json") for s in t.searches],
             }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cmray.cluster.connect import local_capacity
 from cmray.cluster.resources import max_concurrent
-from cmray.cluster.stages import pending_stages, result_of, resumes_at
+from cmray.cluster.stages import is_over, pending_stages, resumes_at
 from cmray.config.plan import Plan, Trial
 from cmray.engine.estimate import Speed, speed_of
 from cmray.engine.results import budgets
@@ -37,7 +37,7 @@ def forecast(plan: Plan, limit: int | None, here: bool) -> Forecast:
     speeds: dict[str, Speed | None] = {}
     seconds: dict[str, float | None] = {}
     for trial in plan.all_trials:
-        if result_of(trial) is not None:
+        if is_over(plan, trial):
             continue
         speed = _speed(trial, speeds)
         left = trial.run.train.steps - resumes_at(trial)
@@ -69,9 +69,12 @@ def _stage_seconds(trials: Sequence[Trial], seconds: dict[str, float | None], li
     known = [s for t in trials if (s := seconds[str(t.folder)]) is not None]
     if len(known) < len(trials):
         return None
-    at_once = max_concurrent([t.run.resources for t in trials], local_capacity(), limit)
+    capacity = local_capacity()
+    # each takes its share of the machine: one part in as many as there could be of it
+    shares = [s / max_concurrent([t.run.resources] * len(trials), capacity, limit) for s, t in
+              zip(known, trials, strict=True)]  # fmt: skip
     start = DDP if any(t.run.resources.workers > 1 for t in trials) else TRIALS
-    return start + max(sum(known) / at_once, max(known))
+    return start + max(sum(shares), max(known))
 
 
 def _results_seconds(plan: Plan, speeds: dict[str, Speed | None], actors: float) -> float | None:

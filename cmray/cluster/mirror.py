@@ -13,6 +13,7 @@ from cmray.engine.versions import git_revision, versions
 from cmray.report.searches import PICTURE, search_points
 from cmray.report.tables import fd_table
 from cmray.tracking.base import RunEnd, Tracker
+from cmray.tracking.decisions import in_words
 from cmray.tracking.records import Evaluation, Event, ExperimentRecord, TrialRecord
 
 PARENT = "sweep"
@@ -107,7 +108,9 @@ class Mirror:
                 tracker.log_artifact(key, picture, folder)
         if trial.error:
             tracker.log_text(key, trial.error, "error.txt")
-        end: dict[str, RunEnd] = {"finished": "finished", "failed": "failed"}
+        if trial.stopped:
+            tracker.log_text(key, f"stopped {in_words(trial.stopped)}\n", "stopped.txt")
+        end: dict[str, RunEnd] = {"finished": "finished", "failed": "failed"}  # a stopped one was killed, for MLflow
         tracker.close_run(key, end.get(trial.status, "killed"))
         self._open.discard(key)
 

@@ -27,6 +27,9 @@ class Observer(Protocol):
     def trial_ended(self, trial: Trial, error: str | None) -> None:
         """A trial has its result, or its reason for having none."""
 
+    def trial_stopped(self, trial: Trial, why: str) -> None:
+        """A stopping rule has ended a trial: `why` begins with the step."""
+
     def tick(self) -> None:
         """Twice a second while something runs."""
 

@@ -11,7 +11,7 @@ import torch
 from cmray.cluster.data import describe
 from cmray.cluster.stages import Stage, pending_stages, result_of, spec_of
 from cmray.cluster.sweep import Outcome, Sweep
-from cmray.cluster.work import TrialSpec, note_failure, run_trial
+from cmray.cluster.work import TrialSpec, attempted, note_failure, run_trial
 from cmray.config.plan import Plan
 from cmray.core.errors import ConfigError
 from cmray.datasets.location import Location
@@ -75,14 +75,15 @@ class PlainSweep(Sweep):
             self._measured += self.results.run(InlinePool(self.session.device), "in this process")
 
     def _one(self, spec: TrialSpec, place: Location, storage: Path) -> None:
-        try:
-            outcome = run_trial(spec, data_here(spec, place, storage), self.session)
-        except Exception as error:
-            note_failure(spec, error)
-            if self.session.world_size > 1:  # the other ranks are in the middle of something; torchrun ends them
-                raise
-            return
-        if outcome.status == "stopped":
+        if self.session.world_size > 1:
+            try:
+                outcome = run_trial(spec, data_here(spec, place, storage), self.session)
+            except Exception as error:
+                note_failure(spec, error)
+                raise  # the other ranks are in the middle of something; torchrun ends them
+        else:
+            outcome = attempted(spec, lambda: run_trial(spec, data_here(spec, place, storage), self.session))
+        if outcome is not None and outcome.status == "stopped":
             raise KeyboardInterrupt
 
 

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmray.cluster.resources import hungriest_first
 from cmray.cluster.work import TrialSpec
 from cmray.config.plan import Plan, Trial
 from cmray.core.errors import CheckpointError
 from cmray.engine.checkpoint import newest_checkpoint
 from cmray.engine.result import read_result
-from cmray.tracking.records import Result
+from cmray.stopping import StoppingConfig
+from cmray.tracking.decisions import read_decisions, stop_of
+from cmray.tracking.records import Decision, Result
 
 
 def result_of(trial: Trial) -> Result | None:
@@ -31,6 +34,26 @@ def resumes_at(trial: Trial) -> int:
     return found[0].step if found else 0
 
 
+def decisions_of(trial: Trial, rule: StoppingConfig | None) -> list[Decision]:
+    """What was decided about the trial by this very rule; what another one said does not count."""
+    if rule is None:
+        return []
+    same = rule.model_dump(mode="json")
+    return [d for d in read_decisions(trial.folder) if d.rule == same]
+
+
+def stopped(plan: Plan, trial: Trial) -> Decision | None:
+    """Why an unfinished trial is not trained further: the plan's stopping rule has ended it. None when it may go on."""
+    if trial.role != "trial" or result_of(trial) is not None:
+        return None
+    return stop_of(decisions_of(trial, plan.config.stopping))
+
+
+def is_over(plan: Plan, trial: Trial) -> bool:
+    """Whether there is nothing left to train: it is finished, or a stopping rule has ended it."""
+    return result_of(trial) is not None or stopped(plan, trial) is not None
+
+
 @dataclass(frozen=True)
 class Stage:
     """Trials that do not wait for each other."""
@@ -40,8 +63,8 @@ class Stage:
 
 
 def pending_stages(plan: Plan) -> list[Stage]:
-    """Unfinished trials, teachers before those who learn from them. A finished trial needs no teacher any more."""
-    todo = [t for t in plan.trials if result_of(t) is None]
+    """Trials that are not over, teachers before those who learn from them. The others need no teacher any more."""
+    todo = [t for t in plan.trials if not is_over(plan, t)]
     depth: dict[str, tuple[int, Trial]] = {}
 
     def need(trial: Trial) -> int:
@@ -87,11 +110,12 @@ def trials_by_data(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
 
 
 def longest_first(trials: Sequence[Trial]) -> list[Trial]:
-    """By the network passes they take, most first, so that no core waits long for the last of them."""
+    """Those that take most of the machine first, then by the network passes they take, most first: no core waits long
+    for the last of them."""
 
     def passes(trial: Trial) -> float:
         run = trial.run
         backward = 2  # takes about two forwards
         return run.train.steps * run.train.batch_size * (1 + backward + run.objective.frozen_forwards)
 
-    return sorted(trials, key=passes, reverse=True)
+    return sorted(trials, key=lambda trial: (*hungriest_first(trial.run.resources), -passes(trial)))

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmray.cluster.budget import Budget, OutOfTime, Timed
 from cmray.cluster.connect import connected, local_capacity
+from cmray.cluster.follow import Follower
 from cmray.cluster.mirror import Mirror
 from cmray.cluster.observer import Observer
 from cmray.cluster.resources import Capacity, check_fits, max_concurrent
 from cmray.cluster.results_stage import ResultsStage
-from cmray.cluster.stages import Stage, longest_first, pending_stages, result_of, spec_of, trials_by_data
+from cmray.cluster.stages import (
+    Stage,
+    decisions_of,
+    is_over,
+    longest_first,
+    pending_stages,
+    result_of,
+    spec_of,
+    trials_by_data,
+)
+from cmray.cluster.stopping import Stopper
 from cmray.config.data_facts import DataFacts
 from cmray.config.plan import Plan, Trial
 from cmray.core.errors import DataError
@@ -25,10 +36,11 @@ from cmray.datasets import datasets
 from cmray.datasets.manifest import read_manifest, verify_shards
 from cmray.datasets.whole import load_whole, write_shards
 from cmray.engine.loop import write_config
+from cmray.engine.stop import clear_stop
 from cmray.report.build import write_report
 from cmray.report.load import load_experiment
 from cmray.tracking.base import Tracker
-from cmray.tracking.events import EventTail
+from cmray.tracking.decisions import in_words, write_decisions
 from cmray.tracking.records import ExperimentRecord
 
 #: Parquet shards of a dataset that cmray prepares by itself
@@ -42,6 +54,9 @@ class Outcome:
     trained: int
     failed: int
     measured: int
+    stopped: int = 0  # by the stopping rule, now or earlier
+    #: what a sweep whose time was up has left: labels of trials, "evaluation"; empty when all is done
+    left: tuple[str, ...] = ()
 
 
 class Sweep:
@@ -52,6 +67,7 @@ class Sweep:
         storage: the storage folder.
         address: of a running Ray cluster, None for Ray on this machine.
         limit: most trials at once; None for as many as fit.
+        budget: the wall-clock of this pass; when it is over, running trials save a checkpoint and stop.
     """
 
     def __init__(
@@ -62,13 +78,17 @@ class Sweep:
         tracker: Tracker,
         observer: Observer,
         limit: int | None = None,
+        budget: Budget | None = None,
     ):
         self.plan, self.storage, self.address, self.limit = plan, storage, address, limit
         self.observer = observer
         self.mirror = Mirror(tracker)
         evaluation = plan.config.evaluate
-        self.results = ResultsStage(plan, evaluation, storage, observer) if evaluation else None
-        self._trained = self._measured = 0
+        self.budget = budget or Budget()
+        watched = Timed(observer, self.budget)
+        self.results = ResultsStage(plan, evaluation, storage, watched) if evaluation else None
+        self._follower = Follower(observer, self.mirror, None, self.budget)
+        self._measured = 0
 
     def check(self) -> None:
         """What can be known before anything starts. Raises ConfigError."""
@@ -89,7 +109,7 @@ class Sweep:
 
     def _check_capacity(self, capacity: Capacity) -> None:
         for trial in self.plan.all_trials:
-            if result_of(trial) is None:
+            if not is_over(self.plan, trial):
                 check_fits(trial.run.resources, capacity, f"{trial.experiment}/{trial.name}")
 
     def run(self) -> Outcome:
@@ -105,19 +125,30 @@ class Sweep:
             record = load_experiment(self.storage, plan.config.name)
             self.mirror.open(record, plan.config.model_dump(mode="json"), self.storage)
             try:
+                if plan.config.stopping is not None:
+                    self._catch_up()
                 stages = pending_stages(plan)
                 if stages or (self.results is not None and not self.results.complete()):
-                    self.work(stages)
+                    try:
+                        self.work(stages)
+                    except OutOfTime:
+                        self.observer.message("Time is up")
                 outcome = self._report()
                 self.mirror.results(outcome.record, outcome.files, self.storage)
-                self.mirror.close("failed" if outcome.failed else "finished")
+                self.mirror.close("failed" if outcome.failed else "killed" if outcome.left else "finished")
             except BaseException:
                 self.mirror.close("killed")
                 raise
         return outcome
 
+    def _catch_up(self) -> None:
+        self._follower.stopper = Stopper(self.plan)
+        for trial, decision in self._follower.stopper.catch_up():
+            clear_stop(trial.folder)  # it does not run
+            self.observer.message(f"{trial.label} was stopped {in_words(decision)}")
+
     def work(self, stages: Sequence[Stage]) -> None:
-        """Trains the stages and makes the results, on Ray."""
+        """Trains the stages and makes the results, on Ray. Raises OutOfTime when the budget is over before the end."""
         trained = [trial for stage in stages for trial in stage.trials]
         sizes = {t.data.digest: t.data.nbytes for t in trained if t.run.data.feed == "resident"}
         where = f"at {self.address}" if self.address else "on this machine; it stops when the sweep ends"
@@ -139,19 +170,28 @@ class Sweep:
         import ray
 
         from cmray.cluster.data import describe, put_training_data
+        from cmray.cluster.tune import Tuning
 
         references: dict[str, ray.ObjectRef] = {}
+        scratch = self.plan.folder / ".ray"
+        tuning = Tuning(capacity, self.limit, scratch, lambda: not self.budget.over)
         for stage in stages:
             for key, trials in trials_by_data(stage.trials).items():
+                self._check_time()
                 facts, feed = trials[0].data, trials[0].run.data
                 if key not in references:
                     self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes, on_ray=True))
                     references[key] = put_training_data(facts.folder, feed, self.storage)
                 ready = self.ready(trials)
                 if ready:
-                    concurrency = max_concurrent([t.run.resources for t in ready], capacity, self.limit)
-                    work = self._ray_work(ready, references[key], concurrency)
-                    self.follow(stage.title, ready, work, concurrency)
+                    specs = [spec_of(t) for t in longest_first(ready)]
+                    at_once = max_concurrent([t.run.resources for t in ready], capacity, self.limit)
+                    self.follow(stage.title, ready, lambda s=specs, r=references[key]: tuning.run(s, r), at_once)
+        self._check_time()
+
+    def _check_time(self) -> None:
+        if self.budget.over:
+            raise OutOfTime
 
     def ready(self, trials: Sequence[Trial]) -> list[Trial]:
         """Those whose teacher is there; the others fail, saying so."""
@@ -159,68 +199,18 @@ class Sweep:
         for trial in trials:
             if trial.teacher is None or result_of(trial.teacher) is not None:
                 (trial.folder / "error.txt").unlink(missing_ok=True)
+                clear_stop(trial.folder)
+                # what another rule decided is not true of the trial any more
+                write_decisions(trial.folder, decisions_of(trial, self.plan.config.stopping))
                 out.append(trial)
             else:
                 write_atomic(trial.folder / "error.txt", f"its teacher {trial.teacher.name} failed\n")
-                self._ended(trial)
+                self._follower.ended(trial)
         return out
-
-    def _ray_work(self, trials: Sequence[Trial], data: Any, concurrency: int) -> Callable[[], None]:
-        specs = [spec_of(t) for t in longest_first(trials)]
-        scratch = self.plan.folder / ".ray"
-
-        def work() -> None:
-            if len(specs) == 1 and specs[0].config.resources.workers > 1:  # Tune would add nothing but its start-up
-                from cmray.cluster.train import train_ddp
-                from cmray.cluster.work import note_failure
-
-                try:
-                    train_ddp(specs[0], data, scratch)
-                except Exception as error:
-                    note_failure(specs[0], error)
-            else:
-                from cmray.cluster.tune import tune_trials
-
-                tune_trials(specs, data, concurrency, scratch)
-
-        return work
 
     def follow(self, title: str, trials: Sequence[Trial], work: Callable[[], None], concurrency: int) -> None:
         """Runs `work`, which trains `trials`, and passes on what their event files say meanwhile."""
-        tails = {t.name: EventTail(t.folder / "events.jsonl") for t in trials}
-        logs = {t.name: LineTail(t.folder / "log.txt") for t in trials}
-        ended: set[str] = set()
-
-        def poll() -> None:
-            for trial in trials:
-                for line in logs[trial.name].new():
-                    self.observer.warn(f"{trial.label}: {line}")
-                new = tails[trial.name].new()
-                if new:
-                    self.observer.events(trial, new)
-                    self.mirror.events(trial.name, new)
-                if trial.name not in ended and (result_of(trial) is not None or (trial.folder / "error.txt").is_file()):
-                    ended.add(trial.name)
-                    self._ended(trial)
-            self.observer.tick()
-
-        self.observer.stage(title, trials, concurrency)
-        try:
-            in_background(work, poll)
-        finally:
-            self.observer.stage_ended()
-        for trial in trials:
-            if trial.name not in ended:
-                write_atomic(trial.folder / "error.txt", "it ended without a result and without an error\n")
-                self._ended(trial)
-
-    def _ended(self, trial: Trial) -> None:
-        error = None
-        if result_of(trial) is None:
-            error = (trial.folder / "error.txt").read_text().splitlines()[0]
-        else:
-            self._trained += 1
-        self.observer.trial_ended(trial, error)
+        self._follower.follow(title, trials, work, concurrency)
 
     def _on_pool(self, results: ResultsStage, capacity: Capacity) -> int:
         from cmray.cluster.evaluate import EvaluatorPool
@@ -240,25 +230,15 @@ class Sweep:
         if samples.is_file():
             files["samples.png"] = samples
         asked = {trial.name for trial in self.plan.all_trials}  # the record may hold panels of earlier sweeps
-        failed = sum(t.status == "failed" and t.name in asked for t in record.trials)
-        return Outcome(record, files, self._trained, failed, self._measured)
-
-
-class LineTail:
-    """The lines that a trial's log gets from now on."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._read = path.stat().st_size if path.is_file() else 0
-
-    def new(self) -> list[str]:
-        if not self.path.is_file() or self.path.stat().st_size <= self._read:
-            return []
-        with self.path.open("rb") as file:
-            file.seek(self._read)
-            data = file.read()
-        self._read += len(data)
-        return data.decode(errors="replace").splitlines()
+        failed, stopped = (sum(t.status == s and t.name in asked for t in record.trials) for s in ("failed", "stopped"))
+        left: list[str] = []
+        if self.budget.over:
+            pending = [t for stage in pending_stages(self.plan) for t in stage.trials]
+            left = [t.label for t in pending if not (t.folder / "error.txt").is_file()]
+            if self.results is not None and (left or not self.results.complete()):
+                left.append("evaluation")
+        trained = self._follower.trained
+        return Outcome(record, files, trained, failed, self._measured, stopped, tuple(left))
 
 
 def prepare_named(facts: DataFacts, observer: Observer) -> None:
@@ -271,29 +251,6 @@ def prepare_named(facts: DataFacts, observer: Observer) -> None:
         write_shards(load_whole(datasets.parse(facts.name)), folder, SHARDS)
     except DataError:
         read_manifest(facts.folder)  # raises, unless another process was quicker
-
-
-def in_background(work: Callable[[], None], poll: Callable[[], None], every: float = 0.5) -> None:
-    """Runs `work` in a thread and `poll` here until it ends, and once after. Raises what `work` raised.
-
-    The main thread stays free for Ctrl-C, which Ray's own blocking calls would swallow.
-    """
-    raised: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=guarded, daemon=True, name="cmray-work")
-    thread.start()
-    while thread.is_alive():
-        thread.join(every)
-        poll()
-    poll()
-    if raised:
-        raise raised[0]
 
 
 def _plan_record(plan: Plan) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import traceback
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from cmray.cluster.work import TrainSession, TrialSpec, note_failure, run_trial
+from cmray.cluster.work import TrainSession, TrialFailedError, TrialSpec, keep_error, run_trial
 from cmray.core.errors import CmrayError
 
 #: how often a run whose worker or node died is started again from its last checkpoint
@@ -20,7 +21,7 @@ MAX_FAILURES = 3
 
 
 def train_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path) -> None:
-    """Trains with `resources.workers` processes and returns when there is a result.json or an error.txt.
+    """Trains with `resources.workers` processes, until there is a result.json or the trial was asked to stop.
 
     Ray Train restarts the workers when one dies; the loop resumes from its own checkpoints.
 
@@ -29,6 +30,7 @@ def train_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path) -> None:
         scratch: a folder that all nodes share, for Ray Train's own bookkeeping.
 
     Raises:
+        TrialFailedError: the trial failed on its own account.
         Exception: Ray's, when the workers died too often.
     """
     resources = spec.config.resources
@@ -52,17 +54,22 @@ def train_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path) -> None:
                 failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             ),
         )
-        trainer.fit()
+        failure = trainer.fit().return_value
     finally:
         shutil.rmtree(store, ignore_errors=True)
+    if failure is not None:
+        raise TrialFailedError(*failure)
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _worker(config: dict[str, Any]) -> tuple[str, str] | None:
+    """One worker; returns (reason, traceback) of a failure that would happen again: Ray Train restarts for others."""
     spec: TrialSpec = config["spec"]
     (reference,) = config["data"]
-    session = TrainSession()
     try:
-        run_trial(spec, ray.get(reference), session)
-    except CmrayError as error:  # it would happen again: Ray Train is to restart after deaths only
-        if session.rank == 0:
-            note_failure(spec, error)
+        run_trial(spec, ray.get(reference), TrainSession(Path(spec.folder)))
+    except CmrayError as error:
+        return str(error), traceback.format_exc()
+    except Exception as error:
+        keep_error(spec, error)
+        raise
+    return None

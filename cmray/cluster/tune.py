@@ -1,68 +1,147 @@
-"""Many trials at once under Ray Tune. A one-worker trial trains inside Tune's own, reused actor."""
+"""Many trials at once under Ray Tune, as many as fit. A one-worker trial trains inside Tune's own, reused actor."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
 
+from cmray.cluster.resources import Admission, Capacity
 from cmray.cluster.train import MAX_FAILURES, train_ddp
-from cmray.cluster.work import TrialSpec, TuneSession, note_failure, run_trial
+from cmray.cluster.work import TrialSpec, TuneSession, attempted, keep_error, log_line, note_failure, run_trial
+from cmray.core.errors import CmrayError
 
 
-def tune_trials(specs: Sequence[TrialSpec], data: ray.ObjectRef, concurrency: int, scratch: Path) -> None:
-    """Trains all specs, `concurrency` at a time; returns when each has a result.json or an error.txt.
+class Tuning:
+    """Trains trials in the order given; one that does not fit lets smaller ones behind it pass.
 
     A trial that fails on its own account is noted and does not sink the others; one whose process or node dies is
     started again from its last checkpoint, at most three times.
+
+    Args:
+        limit: most trials at once; None for as many as fit.
+        scratch: a folder that all nodes share, for Ray's own bookkeeping.
+        may_start: asked before a trial starts; once it says no, those that run are waited for, and no more.
     """
-    scratch.mkdir(parents=True, exist_ok=True)
-    store = Path(tempfile.mkdtemp(prefix="tune-", dir=scratch))
 
-    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        run = specs[config["trial"]].config.resources
-        if run.workers > 1:  # its workers are Ray Train's, counted by `concurrency`
-            return tune.PlacementGroupFactory([{"CPU": 0.01}])
-        gpus = {"GPU": run.gpus_per_worker} if run.gpus_per_worker else {}
-        return tune.PlacementGroupFactory([{"CPU": run.cpus_per_worker, **gpus}])
+    def __init__(self, capacity: Capacity, limit: int | None, scratch: Path, may_start: Callable[[], bool]):
+        self._capacity, self._limit, self._scratch, self._may_start = capacity, limit, scratch, may_start
 
-    try:
-        function = tune.with_parameters(_trial, specs=list(specs), data=[data], scratch=str(scratch))
+    def run(self, specs: Sequence[TrialSpec], data: ray.ObjectRef) -> None:
+        """Returns when each trial has a result.json or an error.txt, was asked to stop, or may not start any more."""
+        if len(specs) == 1 and specs[0].config.resources.workers > 1:  # Tune would add nothing but its start-up
+            if self._may_start():
+                _run_ddp(specs[0], data, self._scratch)
+            return
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        store = Path(tempfile.mkdtemp(prefix="tune-", dir=self._scratch))
+        try:
+            self._fit(specs, data, store)
+        finally:
+            shutil.rmtree(store, ignore_errors=True)
+
+    def _fit(self, specs: Sequence[TrialSpec], data: ray.ObjectRef, store: Path) -> None:
+        function = tune.with_parameters(_trial, specs=list(specs), data=[data], scratch=str(self._scratch))
+        sizes = {_reserved(spec) for spec in specs}
         tuner = tune.Tuner(
-            tune.with_resources(function, resources),
-            param_space={"trial": tune.grid_search(list(range(len(specs))))},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=concurrency),
+            tune.with_resources(function, lambda config: _bundle(specs[config["trial"]])),
+            tune_config=tune.TuneConfig(
+                search_alg=_Admitted(specs, Admission(self._capacity, self._limit), self._may_start),
+                num_samples=len(specs),
+                # Tune keeps an idle actor, and what it holds, which trials of another size would wait for
+                reuse_actors=len(sizes) == 1,
+            ),
             run_config=tune.RunConfig(
                 name="trials",
                 storage_path=str(store),
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[_Deaths(specs)],
                 verbose=0,
             ),
         )
-        results = tuner.fit()
-        for i, spec in enumerate(specs):
-            error = results[i].error
-            if error is not None:
-                note_failure(spec, error)
-    finally:
-        shutil.rmtree(store, ignore_errors=True)
+        for result in tuner.fit():
+            if result.error is not None and result.config is not None:
+                note_failure(specs[result.config["trial"]], result.error, MAX_FAILURES + 1)
+
+
+class _Admitted(Searcher):
+    """Gives Tune the trials that have room now. What Tune calls a suggestion is the place of a trial in `specs`."""
+
+    def __init__(self, specs: Sequence[TrialSpec], admission: Admission, may_start: Callable[[], bool]):
+        super().__init__()
+        self._specs, self._needs = specs, [spec.config.resources for spec in specs]
+        self._admission, self._may_start = admission, may_start
+        self._waiting = list(range(len(specs)))
+        self._running: dict[str, tuple[int, list[int]]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not self._waiting or not self._may_start():
+            return Searcher.FINISHED
+        for place in self._waiting:
+            nodes = self._admission.admit(self._needs[place])
+            if nodes is not None:
+                self._waiting.remove(place)
+                self._running[trial_id] = place, nodes
+                return {"trial": place}
+        if not self._running:
+            raise CmrayError(f"there is no room for {self._specs[self._waiting[0]].name} on {self._admission.where}")
+        return None  # Tune asks again
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        place, nodes = self._running.pop(trial_id)
+        self._admission.release(self._needs[place], nodes)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what is to do is read from the trials' folders."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as nothing was saved."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles what it was given; nothing asks for it back
+
+
+class _Deaths(tune.Callback):
+    """Keeps the errors of processes that died."""
+
+    def __init__(self, specs: Sequence[TrialSpec]):
+        self._specs = specs
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        spec, error = self._specs[trial.config["trial"]], trial.get_pickled_error()
+        _, file = keep_error(spec, error or RuntimeError("its process died"))
+        log_line(Path(spec.folder), f"its process died; it is started again, see errors/{file.name}")
+
+
+def _reserved(spec: TrialSpec) -> tuple[float, float]:
+    """CPUs and GPUs of a trial's own process. Where it has several workers they are Ray Train's, and were admitted."""
+    need = spec.config.resources
+    return (0.01, 0.0) if need.workers > 1 else (need.cpus_per_worker, need.gpus_per_worker)
+
+
+def _bundle(spec: TrialSpec) -> tune.PlacementGroupFactory:
+    cpus, gpus = _reserved(spec)
+    return tune.PlacementGroupFactory([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}])
+
+
+def _run_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path) -> None:
+    attempted(spec, lambda: train_ddp(spec, data, scratch))
 
 
 def _trial(config: dict[str, Any], specs: list[TrialSpec], data: list[ray.ObjectRef], scratch: str) -> dict[str, Any]:
     spec = specs[config["trial"]]
     resources = spec.config.resources
-    try:
-        if resources.workers > 1:
-            train_ddp(spec, data[0], Path(scratch))
-        else:
-            device = torch.device("cuda" if resources.gpus_per_worker else "cpu")
-            run_trial(spec, ray.get(data[0]), TuneSession(device))
-    except Exception as error:
-        return {"failed": note_failure(spec, error)}
-    return {"failed": ""}
+    if resources.workers > 1:
+        _run_ddp(spec, data[0], Path(scratch))
+    else:
+        session = TuneSession(torch.device("cuda" if resources.gpus_per_worker else "cpu"), Path(spec.folder))
+        attempted(spec, lambda: run_trial(spec, ray.get(data[0]), session))
+    return {"ended": True}  # a trial without a final result would run again

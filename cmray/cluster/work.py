@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +19,9 @@ from cmray.datasets.mapped import MappedDataset
 from cmray.engine.batches import TrainingData
 from cmray.engine.loop import TrainOutcome, train
 from cmray.engine.session import Session, prepare_process
+from cmray.engine.stop import StopFile
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,20 @@ class TrialSpec:
         return RunConfig.model_validate(self.run)
 
 
-class TuneSession:
-    """A one-worker trial inside a Tune actor. Tune stops it by ending the process, so nothing is asked of it."""
+class TrialFailedError(CmrayError):
+    """A failure that another process met; `trace` is its traceback."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, reason: str, trace: str):
+        super().__init__(reason)
+        self.trace = trace
+
+
+class TuneSession:
+    """A one-worker trial inside a Tune actor."""
+
+    def __init__(self, device: torch.device, folder: Path):
         self.rank, self.world_size, self.device = 0, 1, device
+        self._stop = StopFile(folder)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         from ray import tune
@@ -46,25 +59,26 @@ class TuneSession:
         tune.report({**metrics, "step": step})
 
     def should_stop(self) -> bool:
-        return False
+        return self._stop.asked()
 
 
 class TrainSession:
     """One DDP worker under Ray Train."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
+        self._stop = StopFile(folder)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing: the driver follows the trial's events, and a report would be a barrier for all workers."""
 
     def should_stop(self) -> bool:
-        return False
+        return self._stop.asked()
 
 
 def run_trial(spec: TrialSpec, data: TrainingData | MappedDataset, session: Session) -> TrainOutcome:
@@ -75,19 +89,61 @@ def run_trial(spec: TrialSpec, data: TrainingData | MappedDataset, session: Sess
     run = spec.config
     prepare_process(int(run.resources.cpus_per_worker))
 
-    def warn(text: str) -> None:
-        with (folder / "log.txt").open("a") as file:
-            file.write(f"{text} ({time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime())})\n")
-
-    return train(run, data, folder, Path(spec.teacher) if spec.teacher else None, session, warn)
+    return train(
+        run, data, folder, Path(spec.teacher) if spec.teacher else None, session, lambda text: log_line(folder, text)
+    )
 
 
-def note_failure(spec: TrialSpec, error: BaseException) -> str:
-    """Writes error.txt, the reason first and the traceback below; returns the reason in one line."""
+def log_line(folder: Path, text: str) -> None:
+    """A line in the trial's log.txt, which the driver shows as a warning."""
+    with (folder / "log.txt").open("a") as file:
+        file.write(f"{text} ({time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime())})\n")
+
+
+def attempted(spec: TrialSpec, once: Callable[[], T]) -> T | None:
+    """`once`, and again after an error as often as resources.retries allows. None when all attempts failed.
+
+    Every error is kept in errors/; the last one of a trial that has failed is its error.txt.
+    """
+    retries = spec.config.resources.retries
+    for attempt in range(1, retries + 2):
+        try:
+            return once()
+        except Exception as error:
+            if attempt > retries:
+                note_failure(spec, error, attempt)
+                return None
+            reason, file = keep_error(spec, error)
+            log_line(Path(spec.folder), f"attempt {attempt} failed: {reason}; trying again, see errors/{file.name}")
+    raise AssertionError("unreachable")
+
+
+def note_failure(spec: TrialSpec, error: BaseException, attempts: int = 1) -> str:
+    """Keeps the error and writes error.txt, the reason first and the traceback below; returns the reason."""
+    reason, file = keep_error(spec, error)
+    text = file.read_text()
+    if attempts > 1:
+        text = text.replace(reason, f"{reason} (attempt {attempts}; all of them in errors/)", 1)
+    write_atomic(Path(spec.folder) / "error.txt", text)
+    return reason
+
+
+def keep_error(spec: TrialSpec, error: BaseException) -> tuple[str, Path]:
+    """Writes the next errors/N.txt; returns the reason in one line and the file."""
     reason = str(error).strip() or type(error).__name__
     reason = (
         reason.splitlines()[0] if isinstance(error, CmrayError) else f"{type(error).__name__}: {reason.splitlines()[0]}"
     )
-    trace = "".join(traceback.format_exception(error))
-    write_atomic(Path(spec.folder) / "error.txt", f"{reason}\n\n{trace}")
-    return reason
+    trace = error.trace if isinstance(error, TrialFailedError) else "".join(traceback.format_exception(error))
+    folder = Path(spec.folder) / "errors"
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(p.stem) for p in folder.glob("*.txt") if p.stem.isdigit()), default=0)
+    while True:  # workers of one trial may fail together
+        try:
+            descriptor = os.open(folder / f"{number}.txt", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            break
+        except FileExistsError:
+            number += 1
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{reason}\n\n{trace}")
+    return reason, folder / f"{number}.txt"

@@ -15,17 +15,20 @@ from cmray.config.run import RunConfig
 from cmray.core.protocol import BLOCK
 from cmray.core.rng import numpy_generator
 from cmray.core.strict import Strict
+from cmray.stopping import StoppingField
 
 #: entries of the storage folder that are no experiments
 RESERVED = frozenset({"datasets", "reference", "mlartifacts", "mlflow.db"})
 
 
 class Draw(Strict):
-    """One random field: exactly one of the three."""
+    """One random field: exactly one of uniform, log_uniform and choice."""
 
     uniform: tuple[float, float] | None = None
     log_uniform: tuple[float, float] | None = None
     choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    integer: bool = Field(default=False, description="whole numbers, both bounds included")
+    digits: int | None = Field(default=None, ge=1, le=15, description="significant digits that are kept")
 
     @model_validator(mode="after")
     def _one(self) -> Draw:
@@ -37,18 +40,32 @@ class Draw(Strict):
                 raise ValueError(f"a draw's range must ascend, found [{low}, {high}]")
         if self.log_uniform is not None and self.log_uniform[0] <= 0:
             raise ValueError(f"log_uniform needs positive bounds, found {list(self.log_uniform)}")
+        for name, given in (("integer", self.integer), ("digits", self.digits is not None)):
+            if given and self.choice is not None:
+                raise ValueError(f"{name} is for uniform and log_uniform; a choice is taken as it is written")
+        if self.integer:
+            if self.digits is not None:
+                raise ValueError("a draw has integer or digits, not both: whole numbers are kept as they are")
+            bounds = self.uniform or self.log_uniform or ()
+            if any(b != int(b) for b in bounds):
+                raise ValueError(f"integer needs whole numbers as bounds, found {list(bounds)}")
         return self
 
     def value(self, u: float) -> Any:
         """The drawn value for u in [0, 1)."""
+        if self.choice is not None:
+            return self.choice[int(u * len(self.choice))]
+        bounds = self.uniform or self.log_uniform
+        assert bounds is not None
+        low, high = bounds[0], bounds[1] + 1 if self.integer else bounds[1]
         if self.uniform is not None:
-            low, high = self.uniform
-            return low + u * (high - low)
-        if self.log_uniform is not None:
-            low, high = map(math.log, self.log_uniform)
-            return math.exp(low + u * (high - low))
-        assert self.choice is not None
-        return self.choice[int(u * len(self.choice))]
+            value = low + u * (high - low)
+        else:
+            value = math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
+        if self.digits is not None:
+            value = float(f"{value:.{self.digits}g}")
+        value = min(max(value, bounds[0]), bounds[1] + (0.5 if self.integer else 0))  # rounding may step over a bound
+        return int(value) if self.integer else value
 
 
 class RandomConfig(Strict):
@@ -207,6 +224,7 @@ class ExperimentConfig(RunConfig):
     name: str
     description: str = ""
     panels: dict[str, PanelConfig] = Field(default={})
+    stopping: StoppingField | None = Field(default=None, description="ends trials early")  # type: ignore[valid-type]
     evaluate: EvaluateConfig | None = None
     search: SearchConfig | None = None
     report: ReportConfig = ReportConfig()
@@ -221,6 +239,12 @@ class ExperimentConfig(RunConfig):
                 f"name '{value}' is taken by the storage folder itself; so are {', '.join(sorted(RESERVED))}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _stopping_compares(self) -> ExperimentConfig:
+        if self.stopping is not None and not self.panels:
+            raise ValueError("stopping compares the trials of panels, but the file has none; give panels or leave it")
+        return self
 
     @model_validator(mode="after")
     def _search_is_evaluated(self) -> ExperimentConfig:

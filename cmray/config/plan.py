@@ -18,6 +18,7 @@ from cmray.config.experiment import RUN_FIELDS, ExperimentConfig
 from cmray.config.identity import content_hash
 from cmray.config.load import RawExperiment, load_raw, validated
 from cmray.config.run import DataConfig, RunConfig
+from cmray.config.stopping import checked
 from cmray.core.errors import CmrayError, ConfigError, DataError, nearest
 from cmray.metrics.extractors import Extractor, ExtractorConfig, extractors
 
@@ -101,6 +102,13 @@ def _plan(path: Path, overrides: Sequence[str], storage: Path, only: Sequence[st
             panels = (*known.panels, panel_name) if known else (panel_name,)
             found[trial.hash] = replace(known or trial, panels=tuple(dict.fromkeys(panels)))
     trials = _distinct_labels(list(found.values()))
+    if config.stopping is not None:
+        try:
+            config = config.model_copy(
+                update={"stopping": checked(config.stopping, [(t.label, t.run) for t in trials])}
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{raw.path}: {error}") from None
     if config.evaluate is not None:
         for trial in trials:
             for i, metric in enumerate(config.evaluate.wanted):

@@ -184,6 +184,13 @@ class ResourcesConfig(Strict):
     workers: int = Field(default=1, ge=1)
     cpus_per_worker: float = Field(default=1, gt=0, json_schema_extra=NOT_IDENTITY)
     gpus_per_worker: float = Field(default=0, ge=0, json_schema_extra=NOT_IDENTITY)
+    retries: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="how often a trial that failed is tried again, from its last checkpoint, in the same sweep",
+        json_schema_extra=NOT_IDENTITY,
+    )
 
 
 class RunConfig(Strict):

@@ -63,7 +63,7 @@ def summary_sentences(experiment: ExperimentRecord) -> list[str]:
             if column.searched and column.nfe > 1 and same:
                 sentences += _searched_against_one(trials, column, one_step)
         sentences += _panel_bests(trials, one_step, ranked)
-    counts = {s: sum(t.status == s for t in trials) for s in ("failed", "running", "waiting")}
+    counts = {s: sum(t.status == s for t in trials) for s in ("failed", "stopped", "running", "waiting")}
     left = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     if left:
         sentences.append(f"Of {len(trials)} models not all are finished: {left}.")

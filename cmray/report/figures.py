@@ -157,7 +157,7 @@ def _end_labels(trials: Sequence[TrialRecord], curves: Curves, levels: Sequence[
     labels: list[EndLabel] = [(y, f"{text}  {y:.3g}", "") for text, y in levels]
     for trial in _labelled(trials, curves):
         y = curves[trial.name][-1][1]
-        ending = {"failed": " (failed)", "running": " (running)"}.get(trial.status, "")
+        ending = {"failed": " (failed)", "stopped": " (stopped)", "running": " (running)"}.get(trial.status, "")
         labels.append((y, f"{style.shorten(trial.label, _LABEL_CHARS)}{ending}  {y:.3g}", trial.name))
     return labels
 
@@ -190,7 +190,7 @@ def _draw_panel(
     others = sum(1 for trial in trials if curves[trial.name]) - len(labelled)
     if others:
         remarks.append(f"grey: {others} more")
-    for status in ("failed", "running", "waiting", "finished"):
+    for status in ("failed", "stopped", "running", "waiting", "finished"):
         missing = [t.label for t in trials if not curves[t.name] and t.status == status]
         if missing:
             more = f" +{len(missing) - 1}" if len(missing) > 1 else ""

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from cmray.core.errors import CmrayError, StorageError, nearest
+from cmray.tracking.decisions import read_decisions, stop_of
 from cmray.tracking.records import Evaluation, Event, ExperimentRecord, Record, Result, Search, Status, TrialRecord
 
 _log = logging.getLogger(__name__)
@@ -24,8 +25,9 @@ class UnknownExperimentError(CmrayError):
 def load_experiment(storage: Path, name: str) -> ExperimentRecord:
     """The records of <storage>/<name>, with every trial's status as of now.
 
-    A trial is finished once result.json exists, failed when it left error.txt and no result, running when it has
-    logged anything, else waiting. Safe to call while trials write: a torn last line of events.jsonl is skipped.
+    A trial is finished once result.json exists; else stopped when a stopping rule ended it, failed when it left
+    error.txt, running when it has logged anything, else waiting. Safe to call while trials write: a torn last line of
+    events.jsonl is skipped.
 
     Raises:
         UnknownExperimentError: no such experiment; the message names those there are.
@@ -55,10 +57,14 @@ def _load_trial(storage: Path, entry: dict[str, Any]) -> TrialRecord:
     events = _events(folder / "events.jsonl")
     result = read_record(folder / "result.json", Result) if (folder / "result.json").is_file() else None
     error_file = folder / "error.txt"
-    error = error_file.read_text(errors="replace") if error_file.is_file() and result is None else None
+    stopped = stop_of(read_decisions(folder)) if result is None else None
+    unfinished = result is None and stopped is None
+    error = error_file.read_text(errors="replace") if error_file.is_file() and unfinished else None
     status: Status
     if result is not None:
         status = "finished"
+    elif stopped is not None:
+        status = "stopped"
     elif error is not None:
         status = "failed"
     else:
@@ -69,6 +75,7 @@ def _load_trial(storage: Path, entry: dict[str, Any]) -> TrialRecord:
         config=_config(folder / "config.yaml"),
         status=status,
         error=error,
+        stopped=stopped,
         result=result,
         events=events,
         evaluations=[read_record(path, Evaluation) for path in sorted(folder.glob("evaluations/*.json"))],

@@ -17,6 +17,7 @@ from cmray.report.columns import (
     value_columns,
 )
 from cmray.report.notes import few_notes, metric_note, protocol_notes
+from cmray.tracking.decisions import in_words
 from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -112,11 +113,21 @@ def footnotes(experiment: ExperimentRecord) -> list[str]:
         lost = [experiment.trials[r].label for r, cell in column.cells.items() if not math.isfinite(cell.value)]
         if lost:
             notes.append(f"{column.header} is not a finite number for {', '.join(lost)}.")
-    for status in ("failed", "running", "waiting"):
-        labels = [trial.label for trial in experiment.trials if trial.status == status]
+    for status in ("failed", "stopped", "running", "waiting"):
+        labels = [_with_reason(trial) for trial in experiment.trials if trial.status == status]
         if labels:
-            notes.append(f"{status}: {', '.join(labels[:5])}{f' and {len(labels) - 5} more' if labels[5:] else ''}.")
+            separator = "; " if any(": " in label for label in labels) else ", "
+            more = f" and {len(labels) - 5} more" if labels[5:] else ""
+            notes.append(f"{status}: {separator.join(labels[:5])}{more}.")
     return notes
+
+
+def _with_reason(trial: TrialRecord) -> str:
+    """The label, and in a few words why there is no result."""
+    if trial.stopped is not None:
+        return f"{trial.label} {in_words(trial.stopped)}"
+    reason = next(iter((trial.error or "").splitlines()), "").strip()
+    return f"{trial.label}: {reason}" if reason else trial.label
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -6,7 +6,9 @@
     <storage>/<experiment>/<trial>/result.json             written once, when training has finished: Result
     <storage>/<experiment>/<trial>/evaluations/KEY.json    one Evaluation a file
     <storage>/<experiment>/<trial>/searches/KEY.json       one Search a file
+    <storage>/<experiment>/<trial>/stopping.jsonl          what a stopping rule decided about it: Decision
     <storage>/<experiment>/<trial>/error.txt               the traceback of the last failure
+    <storage>/<experiment>/<trial>/errors/N.txt            the traceback of every attempt that failed
 
 Everything else (tables, figures, MLflow) can be made again from these.
 """
@@ -142,7 +144,19 @@ class Search(Record):
     confirm_samples: int | None = None  # samples behind `confirmed` values
 
 
-Status = Literal["waiting", "running", "finished", "failed"]
+class Decision(Record):
+    """What a stopping rule decided about a trial at a training step."""
+
+    rule: dict[str, Any]  # its options, with the metric that it compares
+    step: int
+    value: float  # the trial's own, that was judged
+    goes_on: bool
+    limit: float | None  # the largest value that went on; None when there was nothing to compare with
+    known: int  # trials that were compared, this one included
+    time: float  # seconds since the epoch
+
+
+Status = Literal["waiting", "running", "finished", "stopped", "failed"]
 
 
 class TrialRecord(Record):
@@ -156,6 +170,8 @@ class TrialRecord(Record):
     config: dict[str, Any]
     status: Status
     error: str | None = None
+    #: of a trial that a stopping rule ended, what it decided
+    stopped: Decision | None = None
     result: Result | None = None
     events: list[Event] = []
     evaluations: list[Evaluation] = []

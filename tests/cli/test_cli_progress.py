@@ -141,6 +141,22 @@ def test_counted_tasks(tmp_path, terminal):
     assert progress._live is None
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_trial_that_a_rule_stops_is_over_and_says_why(tmp_path, terminal):
+    c = console(terminal)
+    trials = planned(tmp_path, 2)
+    progress = Progress(c)
+    progress.stage("trials", trials, 2)
+    feed = Feed(trials[0])
+    feed.write(10, "curve")
+    feed.hand_to(progress)
+    progress.trial_stopped(trials[0], "at step 10 by asha: fd/digits@1 is 9")
+    progress.trial_ended(trials[1], None)
+    assert "2 of 2 ended" in progress._headline()
+    progress.stage_ended()
+    assert f"stopped: {trials[0].label} at step 10 by asha" in " ".join(written(c).split())
+
+
 def test_a_failure_before_its_first_event(tmp_path):
     """Such as a trial whose teacher failed: it never was in a stage."""
     c = console(False)

@@ -14,7 +14,15 @@ from cmray.cluster.connect import (
     local_capacity,
     ray_address,
 )
-from cmray.cluster.resources import DATA_CPUS, Capacity, check_fits, check_pool, max_concurrent
+from cmray.cluster.resources import (
+    DATA_CPUS,
+    Admission,
+    Capacity,
+    check_fits,
+    check_pool,
+    hungriest_first,
+    max_concurrent,
+)
 from cmray.config.run import ResourcesConfig
 from cmray.core.errors import ConfigError, DataError
 
@@ -38,15 +46,56 @@ def fits(run: ResourcesConfig, capacity: Capacity) -> bool:
 
 
 @given(st.lists(runs, min_size=1, max_size=12), capacities, st.none() | st.integers(1, 20))
-def test_what_runs_at_once_fits_whichever_trials_they_are(trials, capacity, limit):
+def test_as_many_run_at_once_as_there_is_room_for_the_smallest(trials, capacity, limit):
     trials = [t for t in trials if fits(t, capacity)] or [ResourcesConfig()]
     n = max_concurrent(trials, capacity, limit)
     assert 1 <= n <= len(trials)
     assert limit is None or n <= limit
-    worst = sorted(trials, key=lambda t: -t.workers * t.cpus_per_worker)[:n]
-    assert sum(t.workers * t.cpus_per_worker for t in worst) <= capacity.cpus - DATA_CPUS + 1e-6
-    worst = sorted(trials, key=lambda t: -t.workers * t.gpus_per_worker)[:n]
-    assert sum(t.workers * t.gpus_per_worker for t in worst) <= capacity.gpus + 1e-6
+    least = sorted(t.workers * t.cpus_per_worker for t in trials)[:n]
+    assert sum(least) <= capacity.cpus - DATA_CPUS + 1e-6
+
+
+clusters = st.lists(st.tuples(st.sampled_from([2.0, 3.0, 5.0]), st.sampled_from([0.0, 2.0])), min_size=1, max_size=4)
+
+
+@given(st.lists(runs, min_size=1, max_size=15), clusters, st.none() | st.integers(1, 4), st.randoms())
+def test_trials_of_any_mix_all_get_their_turn_and_no_node_is_overfull(trials, nodes, limit, luck):
+    """A sweep by hand: let in whom there is room for, end one at random, until all are through."""
+    capacity = Capacity(sum(n[0] for n in nodes), sum(n[1] for n in nodes), "", tuple(nodes))
+    waiting = sorted((t for t in trials if fits(t, capacity)), key=hungriest_first)
+    admission, running, free = Admission(capacity, limit), [], capacity.free_nodes()
+    while waiting or running:
+        for trial in list(waiting):
+            placed = admission.admit(trial)
+            if placed is not None:
+                assert len(placed) == trial.workers
+                waiting.remove(trial)
+                running.append((trial, placed))
+        assert running, "nobody can start and nobody runs: stuck for good"
+        assert limit is None or len(running) <= limit
+        for i, (cpus, gpus) in enumerate(free):
+            assert sum(t.cpus_per_worker * p.count(i) for t, p in running) <= cpus + 1e-6
+            assert sum(t.gpus_per_worker * p.count(i) for t, p in running) <= gpus + 1e-6
+        trial, placed = running.pop(luck.randrange(len(running)))
+        admission.release(trial, placed)
+
+
+def test_a_small_trial_runs_beside_a_large_one_and_the_machine_is_full():
+    one, two = ResourcesConfig(), ResourcesConfig(workers=2)
+    admission = Admission(Capacity(3 + DATA_CPUS, 0, "this machine"))
+    assert sorted([one, two, one, two], key=hungriest_first) == [two, two, one, one]
+    assert admission.admit(two) is not None
+    assert admission.admit(two) is None, "only one of the two workers would get a CPU"
+    assert admission.admit(one) is not None
+    assert admission.admit(one) is None
+
+
+def test_small_trials_fill_the_tightest_node():
+    """On nodes of 2 and 4 cores (one kept for Ray Data) a large trial still finds its three."""
+    capacity = Capacity(6, 0, "the cluster at a:1", ((2.0, 0.0), (4.0, 0.0)))
+    admission = Admission(capacity)
+    assert admission.admit(ResourcesConfig()) == [0]
+    assert admission.admit(ResourcesConfig(cpus_per_worker=3)) == [1]
 
 
 @given(runs, st.integers(1, 12), capacities)

@@ -6,8 +6,8 @@ import time
 import pytest
 from cli_run import CD, CT, EDM, good, here, write
 
+from cmray.cluster.follow import in_background
 from cmray.cluster.stages import pending_stages, result_of, resumes_at, spec_of, trials_by_data
-from cmray.cluster.sweep import in_background
 from cmray.config.plan import plan_experiment
 from cmray.core.errors import CheckpointError
 

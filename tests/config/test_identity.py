@@ -49,6 +49,7 @@ NOT_IDENTITY = {
     "net.activation_checkpointing": "only what is computed twice: no bit changes",
     "resources.cpus_per_worker": "only how fast",
     "resources.gpus_per_worker": "only how fast",
+    "resources.retries": "only how often it is tried",
 }
 
 #: every optional field filled in, so that nothing is hidden behind a null; adam, as radam's first steps use no eps;

@@ -1,4 +1,4 @@
-"""A small sweep from end to end on a real Ray: a DDP teacher, trials under Tune, results, MLflow, and again."""
+"""A small sweep from end to end on a real Ray: a DDP teacher, trials in actors, results, MLflow, and again."""
 
 from __future__ import annotations
 
@@ -214,11 +214,17 @@ def test_a_second_sweep_trains_nothing_and_changes_nothing(study):
 
 
 def test_new_panels_train_what_is_new_beside_a_trial_that_fails(study):
-    """One trial diverges, one is trained by two DDP workers inside Tune, one is trained as ever; the rest is kept."""
+    """One trial diverges, one is trained by two DDP workers, one is trained as ever; the rest is kept."""
     kept = {f: f.stat().st_mtime_ns for f in study.storage.glob("*/*/result.json")}
     study_file(
         study.folder,
-        more={"points": [{"train.optimizer.lr": 1e12}, {"resources.workers": 2, "seed": 5}, {"seed": 6}]},
+        more={
+            "points": [
+                {"train.optimizer.lr": 1e12, "resources.retries": 1},
+                {"resources.workers": 2, "seed": 5},
+                {"seed": 6},
+            ]
+        },
     )
     ran = study.again("--json")
     assert ran.code == 1, ran.err
@@ -228,6 +234,8 @@ def test_new_panels_train_what_is_new_beside_a_trial_that_fails(study):
     (failed,) = [t for t in told["trials"] if t["status"] == "failed"]
     assert failed["error"].startswith("the loss is ")
     assert "train.optimizer.lr" in failed["error"]
+    assert failed["error"].endswith("(attempt 2; all of them in errors/)")
+    assert len(list((study.storage / failed["trial"] / "errors").iterdir())) == 2
     assert "failed: the loss is" in ran.err
     assert "Traceback" not in ran.err
     finished = [t for t in told["trials"] if t["status"] == "finished"]
