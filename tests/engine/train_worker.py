@@ -112,7 +112,11 @@ def main() -> None:
             if job.get("what") == "params":
                 params_of_every_rank(run, session, out, job["name"])
                 continue
-            place = StopsAt(session, **job["stop"]) if "stop" in job else Watches(session)
+            place = session  # which hears signals
+            if "stop" in job:
+                place = StopsAt(session, **job["stop"])
+            elif session.world_size > 1:
+                place = Watches(session)
             teacher = Path(job["teacher"]) if job.get("teacher") else None
             outcome = train(run, digits(), Path(job["folder"]), teacher, place)
             outcomes.append([outcome.status, outcome.step])
