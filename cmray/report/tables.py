@@ -16,6 +16,7 @@ from cmray.report.columns import (
     times_label,
     value_columns,
 )
+from cmray.report.compare import Comparison
 from cmray.report.notes import metric_note, protocol_notes
 from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
 
@@ -28,7 +29,7 @@ FLAG = "†"
 def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
     """One row per trial: teachers first, then trials from the best one step to the worst, then those without one.
 
-    Columns: label, role, panels, objective, steps, minutes; one float column per metric, NFE and kind of times
+    Columns: label, of a comparison the experiments it is of, role, panels, objective, steps, minutes; one float column per metric, NFE and kind of times
     (`fd/digits · 2 NFE (80, 0.8)`, `... searched`), each searched one followed by `...: times`; status; †.
     Values whose provenance differs in more than the model and its sampler get columns of their own, whose headers
     name what differs. Missing values are NaN; so are those that were evaluated and are not a number (see footnotes).
@@ -42,6 +43,7 @@ def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
     columns = value_columns(experiment)
     ranking = one_step_column(experiment, columns)
     extractors = extractors_of(experiment)
+    compared = isinstance(experiment, Comparison)
     bounded = [column for column in columns if any(cell.low is not None for cell in column.cells.values())]
 
     def order(row: int) -> tuple[object, ...]:
@@ -58,7 +60,8 @@ def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
         if flag and len(extractors) > 1:
             flag = f"{FLAG} {trial.trained_in_features_of}"
         cells: dict[str, Any] = {
-            "label": trial.label,
+            "label": experiment.plain[row] if compared else trial.label,
+            "experiment": ", ".join(experiment.sources[row]) if compared else "",
             "role": trial.role,
             "panels": ", ".join(trial.panels),
             "objective": trial.objective,
@@ -75,7 +78,7 @@ def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
                 cells[column.times_header] = times_label(cell.provenance.times) if cell else ""
         rows.append({**cells, "status": trial.status, FLAG: flag})
 
-    names = ["label", "role", "panels", "objective", "steps", "minutes"]
+    names = ["label", *(["experiment"] if compared else []), "role", "panels", "objective", "steps", "minutes"]
     for column in columns:
         names.append(column.header)
         names += [f"{column.header}: low", f"{column.header}: high"] if column in bounded else []
@@ -242,7 +245,7 @@ def _search_seeds(experiment: ExperimentRecord) -> str:
     return "chosen on seeds that the reported values do not use"
 
 
-def _best_rows(frame: pd.DataFrame, name: str) -> set[int]:
+def best_rows(frame: pd.DataFrame, name: str) -> set[int]:
     """Positions of the best finite value; none where there is nothing to compare."""
     values = [float(v) for v in frame[name]]
     finite = [v for v in values if math.isfinite(v)]
@@ -261,7 +264,7 @@ def _text_cells(
     columns = []
     for name in names:
         if name in values:
-            best = _best_rows(frame, name)
+            best = best_rows(frame, name)
             texts = [format_value(float(v)) for v in frame[name]]
             texts = [bold.format(t) if row in best else t for row, t in enumerate(texts)]
             if intervals and f"{name}: low" in frame.attrs["bounds"]:

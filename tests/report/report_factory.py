@@ -69,8 +69,8 @@ def teacher(one=81.2, many=2.37) -> TrialRecord:
     return trial(
         "edm teacher", (), "teacher",
         evaluations=[
-            evaluation(one, sampler="edm_heun"),
-            evaluation(many, sampler="edm_heun", nfe=35, times=[80.0 - i for i in range(18)]),
+            evaluation(one, sampler="edm-heun"),
+            evaluation(many, sampler="edm-heun", nfe=35, times=[80.0 - i for i in range(18)]),
         ],
     )  # fmt: skip
 
