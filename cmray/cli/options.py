@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from cmray.core.storage import DEFAULT_STORAGE as DEFAULT_STORAGE
+from cmray.core.storage import STORAGE_VARIABLE, default_storage
 
 #: registered names, read off the file names: importing the samplers would import torch, which help must not wait for
 SAMPLERS = sorted(
@@ -30,7 +32,7 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field, e.g. train.steps=100. Repeatable."),
 ]
 Storage = Annotated[
-    Path, typer.Option("--storage", envvar="CMRAY_STORAGE", help="Folder for all results.", show_default=True)
+    Path, typer.Option("--storage", envvar=STORAGE_VARIABLE, help="Folder for all results.", show_default=True)
 ]
 TrackingUri = Annotated[
     str | None,
@@ -54,8 +56,6 @@ Sampler = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
-
-DEFAULT_STORAGE = Path("cmray-data")
 
 
 def numbers(text: str | None, option: str, kind: type[int] | type[float]) -> list | None:
@@ -89,6 +89,5 @@ def sampler_named(text: str | None, has_budget: bool) -> dict[str, Any] | None:
 
 def command(*words: str, storage: Path) -> str:
     """A cmray command to copy, with --storage where the default would look elsewhere."""
-    default = Path(os.environ.get("CMRAY_STORAGE") or DEFAULT_STORAGE).expanduser().absolute()
-    place = [] if storage.expanduser().absolute() == default else ["--storage", str(storage)]
+    place = [] if storage.expanduser().absolute() == default_storage() else ["--storage", str(storage)]
     return shlex.join(["cmray", *words, *place])

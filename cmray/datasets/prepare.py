@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cmray import __version__
 from cmray.core.errors import DataError
 from cmray.core.files import sha256_of
 from cmray.core.locks import LOCK, locked
+from cmray.core.version import __version__
 from cmray.datasets.images import BadImage, ImageRule, Resolved, encoded, resolve, to_pixels
 from cmray.datasets.location import Location, why
 from cmray.datasets.manifest import (

@@ -39,7 +39,10 @@ class Result(Record):
 
     steps: int
     nimg: int
-    seconds: float  # spent training over all resumed parts
+    seconds: float  # spent training over all resumed parts, on the clock
+    gpu_seconds: float | None = None  # GPUs held times seconds; older records did not count
+    cpu_seconds: float | None = None  # of all processes
+    energy_joules: float | None = None  # of the GPUs, where NVML tells it of each and no other run shares them
     checkpoint: str  # folder name under checkpoints/
     weights_sha256: str
     versions: dict[str, str]
