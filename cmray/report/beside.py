@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from cmray.report.columns import is_fid
+from cmray.report.latex import latex
 from cmray.report.published import published, published_datasets
 from cmray.tracking.records import ExperimentRecord
 
@@ -43,3 +44,24 @@ def beside_published(experiment: ExperimentRecord, dataset: str) -> pd.DataFrame
     frame = pd.concat([rows, pd.DataFrame(own, columns=pd.Index(COLUMNS))]) if own else rows
     frame = frame.reindex(columns=list(COLUMNS)).astype({"nfe": "int64", "precision": "float64", "recall": "float64"})
     return frame.sort_values(["nfe", "fid"], kind="stable", ignore_index=True)
+
+
+def plain_markdown(frame: pd.DataFrame) -> str:
+    """A GitHub table of `beside_published`, each row with its origin."""
+    lines = ["| " + " | ".join(frame.columns) + " |", "|" + " :--- |" * len(frame.columns)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in _texts(frame)]
+    return "\n".join(lines) + "\n"
+
+
+def plain_latex(frame: pd.DataFrame) -> str:
+    """A booktabs tabular of `beside_published`, without sources and notes, which do not fit a page."""
+    shown = frame[["origin", "method", "nfe", "fid", "precision", "recall"]]
+    body = [" & ".join(latex(cell) for cell in row) + r" \\" for row in _texts(shown)]
+    head = " & ".join(shown.columns) + r" \\"
+    parts = [r"\begin{tabular}{llrrrr}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(parts) + "\n"
+
+
+def _texts(frame: pd.DataFrame) -> list[list[str]]:
+    return [["" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in row]
+            for row in frame.itertuples(index=False)]  # fmt: skip

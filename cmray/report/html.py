@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from cmray import __version__
-from cmray.report.beside import MEASURED, beside_published
+from cmray.core.version import __version__
+from cmray.report.beside import MEASURED
 from cmray.report.cells import Grid, fd_grid, frame_grid, status_kind
 from cmray.report.compare import Comparison, parts_of
 from cmray.report.costs import TOTAL, costs
@@ -42,15 +42,15 @@ def report_html(
     table: pd.DataFrame,
     notes: Sequence[str],
     sheets: Sequence[Sheet],
-    files: dict[str, str],
-    published: Sequence[str] = (),
+    files: Mapping[str, str],
+    published: Mapping[str, pd.DataFrame],
 ) -> str:
     """The page. It is read without scripts and asks no other machine or file for anything.
 
     Args:
         sentences, table, notes, sheets: as the other files of the report have them.
         files: texts to download from the page, by file name.
-        published: datasets whose published numbers are shown.
+        published: published numbers by dataset, as `beside_published` gives them.
     """
     from markupsafe import Markup
 
@@ -78,7 +78,7 @@ def report_html(
         table=fd_grid(table),
         notes=notes,
         downloads=[(name, data_uri(text.encode(), _TYPES[Path(name).suffix])) for name, text in files.items()],
-        published=[(name, _published(experiment, name)) for name in published],
+        published=[(name, _published(frame)) for name, frame in published.items()],
         samples=samples,
         without_samples=without,
         differences=frame_grid(differences(experiment)),
@@ -137,11 +137,12 @@ def _figure(sheet: Sheet, experiment: str) -> dict[str, Any]:
     return {"anchor": sheet.stem, "heading": heading, "detail": sheet.detail, "plots": plots}
 
 
-def _published(experiment: ExperimentRecord, dataset: str) -> Grid:
-    frame = beside_published(experiment, dataset)
+def _published(frame: pd.DataFrame) -> Grid:
     grid = frame_grid(frame.rename(columns={"fid": "FID", "nfe": "NFE"}))
     origins = list(frame["origin"])
-    rows = [("here" if origin == MEASURED else "", cells) for origin, (_, cells) in zip(origins, grid.rows, strict=True)]
+    rows = [
+        ("here" if origin == MEASURED else "", cells) for origin, (_, cells) in zip(origins, grid.rows, strict=True)
+    ]
     return Grid(grid.columns, rows)
 
 
