@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,7 @@ def status_kind(status: str) -> str:
 def frame_grid(
     frame: pd.DataFrame, formats: dict[str, Callable[[Any], str]] | None = None, total: str | None = None
 ) -> Grid:
-    """Of any frame: numbers right, missing values empty, the index first where it has a name.
+    """Of any frame: numbers right, columns that tell nothing left out, the index first where it has a name.
 
     Args:
         formats: of columns of numbers; others get four significant digits.
@@ -78,6 +78,7 @@ def frame_grid(
     """
     if frame.index.name:
         frame = frame.reset_index()
+    frame = frame.loc[:, [not all(pd.isna(v) or v == "" for v in frame[name]) for name in frame.columns]]
     numeric = {str(name): pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns}
     chosen = formats or {}
     rows = []
@@ -91,13 +92,9 @@ def frame_grid(
                 cells.append(Cell("" if pd.isna(row[name]) else str(row[name])))
         last = position == len(frame) - 1
         rows.append(("total" if total is not None and last and cells[0].text == total else "", cells))
-    return Grid([(str(name).replace("_", " "), numeric[str(name)]) for name in frame.columns], rows)
-
-
-def text_grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
-    return Grid([(name, False) for name in columns], [("", [Cell(text) for text in row]) for row in rows])
+    return Grid([(str(name), numeric[str(name)]) for name in frame.columns], rows)
 
 
 def _number(value: Any, text: str, small: str = "", kind: str = "") -> Cell:
     known = not pd.isna(value) and math.isfinite(float(value))
-    return Cell(text or "–", small, f"{float(value):.17g}" if known else "", kind)
+    return Cell(text or "–", small, repr(float(value)) if known else "", kind)

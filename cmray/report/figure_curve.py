@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cmray.report import style
 from cmray.report.columns import lower_is_better, measure_title, one_step_column, value_columns
-from cmray.report.layout import Entry, Plot, Sheet, Span, Title, span_of
+from cmray.report.layout import Entry, Plot, Sheet, Span, Title, colours_of, span_of
 from cmray.report.lines import Line, curve_metric, panels_of, short_names, training_lines
 from cmray.tracking.records import ExperimentRecord
 
@@ -35,7 +35,7 @@ def curve_sheet(experiment: ExperimentRecord, nfe: int = 1) -> Sheet | None:
     span = span_of([p.y for line in drawn for p in line.points] + [y for _, y in levels])
     x_end = max(p.x for line in drawn for p in line.points) or 1
     x_label = "training step" if experiment.x_axis == "step" else "training images"
-    colours = _colours(panels, metric)
+    colours = colours_of({name: [line.key for line in _named(lines, metric)] for name, lines in panels.items()})
 
     plots = []
     for name, lines in panels.items():
@@ -70,17 +70,6 @@ def _teacher_levels(experiment: ExperimentRecord, metric: str) -> list[Level]:
             for cell in {id(c): c for c in (cells[0], cells[-1])}.values():
                 levels.append((f"{style.shorten(trial.label, 20)}, {cell.provenance.nfe} NFE", cell.value))
     return levels
-
-
-def _colours(panels: dict[str, list[Line]], metric: str) -> dict[str, dict[str, str]]:
-    """By panel and line; a line has the same colour in all panels if the palette suffices."""
-    every = dict.fromkeys(line.key for lines in panels.values() for line in _named(lines, metric))
-    if len(every) <= len(style.PALETTE):
-        return {name: dict(zip(every, style.PALETTE, strict=False)) for name in panels}
-    return {
-        name: {line.key: colour for line, colour in zip(_named(lines, metric), style.PALETTE, strict=False)}
-        for name, lines in panels.items()
-    }
 
 
 def _named(lines: Sequence[Line], metric: str) -> list[Line]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cmray.report import style
 from cmray.report.columns import Column, Protocol, lower_is_better, measure_title, value_columns
-from cmray.report.layout import Entry, Plot, Sheet, Span, Title, span_of, spans_decades
+from cmray.report.layout import Entry, Plot, Sheet, Span, Title, colours_of, span_of, spans_decades
 from cmray.report.lines import Point, band_of, by_seed, config_without, mean_point, panels_of, short_names
 from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
 
@@ -32,7 +32,7 @@ class Series:
     points: tuple[Point, ...]
     teacher: bool = False
     searched: bool = False
-    trials: tuple[str, ...] = ()
+    key: str = ""  # of its colour: the first of its trials
 
 
 def steps_sheet(experiment: ExperimentRecord) -> Sheet | None:
@@ -55,11 +55,18 @@ def steps_sheet(experiment: ExperimentRecord) -> Sheet | None:
             if trial.role == "teacher"
             for one in _series([[trial]], cells)[0]
         ]
+        panels: dict[str, list[Series]] = {}
         for panel, trials in panels_of(experiment).items():
-            own, said = _joined(by_seed(trials), cells)
-            bands += said
+            own, said = _joined(by_seed(experiment, trials), cells)
             if any(len(one.points) > 1 for one in own):
-                plots.append(_plot(panel or "trials", metric, own, teachers, len(metrics) > 1))
+                panels[panel or "trials"] = own
+                bands += said
+        named = {panel: _named(own, metric) for panel, own in panels.items()}
+        colours = colours_of(named)
+        for panel, own in panels.items():
+            shown = {key: colours[panel][key] for key in named[panel]}
+            title = f"{panel} · {metric}" if len(metrics) > 1 else panel
+            plots.append(_plot(title, metric, own, teachers, shown))
     if not plots:
         return None
     said = ["error bars: 95% intervals where known", *dict.fromkeys(bands)]
@@ -113,8 +120,7 @@ def _series(groups: Sequence[Sequence[TrialRecord]], cells: Cells) -> tuple[list
             label = group[0].label if len(group) == 1 else short_names([t.label for t in group])[0] or group[0].label
             label += f" ({len(drawn)} seeds)" if len(group) > 1 else ""
             label += f" · {sampler}" if sampler else ""
-            names = tuple(t.name for t in group)
-            found.append(Series(label, tuple(points), searched=searched, trials=names))
+            found.append(Series(label, tuple(points), searched=searched, key=group[0].name))
     return found, bands
 
 
@@ -132,10 +138,10 @@ def _joined(groups: Sequence[Sequence[TrialRecord]], cells: Cells) -> tuple[list
     kin: dict[str, list[Series]] = {}
     for one in series:
         if len(one.points) == 1 and not one.searched:
-            kin.setdefault(configs[one.trials[0]], []).append(one)
+            kin.setdefault(configs[one.key], []).append(one)
     out = []
     for one in series:
-        family = kin.get(configs[one.trials[0]], [])
+        family = kin.get(configs[one.key], [])
         if one not in family or len({s.points[0].x for s in family}) < len(family) or len(family) == 1:
             out.append(one)
         elif one is family[0]:
@@ -144,43 +150,43 @@ def _joined(groups: Sequence[Sequence[TrialRecord]], cells: Cells) -> tuple[list
     return out, bands
 
 
-def _plot(panel: str, metric: str, own: Sequence[Series], teachers: Sequence[Series], several_metrics: bool) -> Plot:
+def _named(own: Sequence[Series], metric: str) -> list[str]:
+    """Keys of the series that are drawn: the best, in the order of the plan."""
     sign = 1 if lower_is_better(metric) else -1
-    best = sorted((one for one in own if not one.searched), key=lambda one: sign * min(sign * p.y for p in one.points))
-    if sign < 0:
-        best = best[::-1]
-    ranked = list(dict.fromkeys(one.trials for one in best))[: style.MAX_LABELLED]
-    colours = dict(zip(ranked, style.PALETTE, strict=False))
-    shown = [one for one in own if one.trials in colours]
-    span = span_of(
-        [y for one in [*shown, *teachers] for p in one.points for y in (p.y, p.low, p.high) if y is not None]
-    )
+    ranked = sorted((one for one in own), key=lambda one: min(sign * p.y for p in one.points))
+    best = list(dict.fromkeys(one.key for one in ranked))[: style.MAX_LABELLED]
+    return [key for key in dict.fromkeys(one.key for one in own) if key in best]
+
+
+def _plot(title: str, metric: str, own: Sequence[Series], teachers: Sequence[Series], colours: dict[str, str]) -> Plot:
+    shown = [one for one in own if one.key in colours]
+    ends = [y for one in [*shown, *teachers] for p in one.points for y in (p.y, p.low, p.high)]
+    span = span_of([y for y in ends if y is not None])
     shared, names = short_names([one.label for one in own])
     texts = {one.label: name for one, name in zip(own, names, strict=True)}
     entries = [Entry(t.points[-1].y, t.label, f"{t.points[-1].y:.3g}", style.INK) for t in teachers]
     for one in shown:
-        colour = colours[one.trials]
         text = texts[one.label] + (", searched" if one.searched else "")
-        marker = style.MARKERS[style.PALETTE.index(colour)]
-        entries.append(Entry(one.points[-1].y, text, f"{one.points[-1].y:.3g}", colour, marker))
-    title = Title(f"{panel} · {metric}" if several_metrics else panel, shared)
-    left_out = len({one.trials for one in own}) - len(ranked)
+        marker = style.MARKERS[style.PALETTE.index(colours[one.key])]
+        last = one.points[-1].y
+        entries.append(Entry(last, text, f"{last:.3g}", colours[one.key], marker, one.searched))
+    left_out = len({one.key for one in own}) - len(colours)
     remarks = [f"not drawn: {left_out} more"] if left_out else []
     draw = partial(_draw, series=shown, teachers=teachers, colours=colours, metric=metric, span=span)
-    return Plot(title, draw, span, entries, remarks)
+    return Plot(Title(title, shared), draw, span, entries, remarks)
 
 
 def _draw(
     ax: Axes,
     series: Sequence[Series],
     teachers: Sequence[Series],
-    colours: dict[tuple[str, ...], str],
+    colours: dict[str, str],
     metric: str,
     span: Span,
 ) -> None:
     for one in [*teachers, *series]:
         xs, ys = [p.x for p in one.points], [p.y for p in one.points]
-        colour = style.INK if one.teacher else colours[one.trials]
+        colour = style.INK if one.teacher else colours[one.key]
         line = (0, (5, 3)) if one.teacher else ":" if one.searched else "-"
         below = [0 if p.low is None else max(0.0, p.y - max(p.low, span.low)) for p in one.points]
         above = [0 if p.high is None else max(0.0, p.high - p.y) for p in one.points]

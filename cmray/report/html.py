@@ -128,7 +128,7 @@ def _figure(sheet: Sheet, experiment: str) -> dict[str, Any]:
             "shared": plot.title.shared,
             "svg": Markup(inline_svg(svg, f"{sheet.stem}-{i}", label)),
             "entries": [
-                {"sign": Markup(swatch(e.colour, e.marker)), "text": e.text, "value": e.value}
+                {"sign": Markup(swatch(e.colour, e.marker, e.open)), "text": e.text, "value": e.value}
                 for e in sorted(plot.entries, key=lambda entry: -entry.y)
             ],
             "remarks": plot.remarks,
@@ -148,6 +148,7 @@ def _published(frame: pd.DataFrame) -> Grid:
 
 def _costs(experiment: ExperimentRecord) -> Grid:
     frame = costs(experiment).dropna(axis="columns", how="all")
+    frame.columns = [str(name).replace("_", " ") for name in frame.columns]
     whole = dict.fromkeys(("steps", "images"), "{:,.0f}".format)
     return frame_grid(frame, {**dict.fromkeys(map(str, frame.columns), "{:,.2f}".format), **whole}, total=TOTAL)
 
@@ -157,7 +158,7 @@ def _samples(experiment: ExperimentRecord) -> tuple[list[dict[str, Any]], list[s
     found, without = [], []
     for part in parts_of(experiment):
         folder = part.folder / "samples"
-        sources = [(f"{part.name}: every row from the same noise", folder / "samples.png")]
+        sources = [(f"All models of {part.name}", folder / "samples.png")]
         if not sources[0][1].is_file():
             sources = [(f"{part.name}: {trial.label}", folder / f"{trial.name}.png") for trial in part.trials]
         pictures = [(caption, picture) for caption, path in sources if (picture := read_png(path))]

@@ -55,14 +55,16 @@ def inline_svg(svg: str, prefix: str, label: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", head + body[root.end() :]).strip()
 
 
-def swatch(colour: str, marker: str) -> str:
-    """The sign of a line in a legend: its marker in its colour, or a dash for a level."""
+def swatch(colour: str, marker: str, hollow: bool = False) -> str:
+    """The sign of a line in a legend: its marker in its colour, or a dash for a level; hollow, on a dotted line."""
     stroke = COLOURS.get(colour.lower(), colour)
     if marker not in _SHAPES:
         line = f'<path d="M0 5h4m3 0h4m3 0h4" stroke="{stroke}" stroke-width="1.4"/>'
         return f'<svg class="swatch" viewBox="0 0 18 10" aria-hidden="true">{line}</svg>'
-    line = f'<path d="M0 5h18" stroke="{stroke}" stroke-width="1.6"/>'
-    mark = f'<g transform="translate(4)" fill="{stroke}">{_SHAPES[marker]}</g>'
+    dotted = ' stroke-dasharray="1.6 1.6"' if hollow else ""
+    line = f'<path d="M0 5h18" stroke="{stroke}" stroke-width="1.6"{dotted}/>'
+    inside = f'fill="var(--paper)" stroke="{stroke}" stroke-width="1.2"' if hollow else f'fill="{stroke}"'
+    mark = f'<g transform="translate(4)" {inside}>{_SHAPES[marker]}</g>'
     return f'<svg class="swatch" viewBox="0 0 18 10" aria-hidden="true">{line}{mark}</svg>'
 
 

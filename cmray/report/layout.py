@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,12 +16,21 @@ if TYPE_CHECKING:
 
 #: inches: the data area of one plot, and the margins around it
 PLOT_W, PLOT_H = 3.3, 2.5
+_PAGE_W = 2.8  # of a plot on a page, whose letters come out the larger
 _LEFT, _RIGHT, _TOP, _BOTTOM, _HEAD, _SUB, _BARE_TOP = 0.7, 0.15, 0.42, 0.5, 0.62, 0.14, 0.12
 _LABEL_CHARS = 36
 #: behind text that lies over lines
 PLATE = {"facecolor": style.PAPER, "alpha": 0.8, "linewidth": 0, "pad": 1.5}
 #: numbers that span more than this factor get a log axis
 _LOG_FROM = 4.0
+
+
+def colours_of(named: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """A colour for each key of each plot: the same in all plots if the palette suffices for all of them."""
+    every = dict.fromkeys(key for keys in named.values() for key in keys)
+    if len(every) <= len(style.PALETTE):
+        return {plot: dict(zip(every, style.PALETTE, strict=False)) for plot in named}
+    return {plot: dict(zip(keys, style.PALETTE, strict=False)) for plot, keys in named.items()}
 
 
 class Title(NamedTuple):
@@ -74,6 +83,7 @@ class Entry(NamedTuple):
     value: str
     colour: str
     marker: str = ""  # none for a dashed level
+    open: bool = False  # whether the marker is, on a dotted line
 
     @property
     def whole(self) -> str:
@@ -149,7 +159,8 @@ def _label_ends(axes: Axes, entries: Sequence[Entry], span: Span) -> None:
         axes.plot([1.0, 1.025, 1.045], [height, place, place], transform=axes.transAxes, color=entry.colour,
                   linewidth=0.7, clip_on=False, alpha=0.8)  # fmt: skip
         axes.plot([1.05], [place], transform=axes.transAxes, color=entry.colour, marker=entry.marker, markersize=3.5,
-                  linestyle="none", clip_on=False)  # fmt: skip
+                  markerfacecolor=style.PAPER if entry.open else entry.colour, linestyle="none",
+                  clip_on=False)  # fmt: skip
         axes.text(1.07, place, entry.whole, transform=axes.transAxes, va="center", size=style.SMALL_SIZE)
 
 
@@ -164,7 +175,7 @@ def _axes_grid(titles: Sequence[Title], gutter: float, heading: tuple[str, str] 
     columns = min(columns, len(titles))
     rows = math.ceil(len(titles) / columns)
     margins = _LEFT + gutter + _RIGHT
-    panel_w, head = PLOT_W, 0.0
+    panel_w, head = PLOT_W if heading else _PAGE_W, 0.0
     if heading:
         title, detail = heading
         text = max(style.text_width(title, style.TITLE_SIZE) * 1.1, style.text_width(detail, style.LABEL_SIZE)) + 0.5
@@ -182,7 +193,8 @@ def _axes_grid(titles: Sequence[Title], gutter: float, heading: tuple[str, str] 
         left = (i % columns) * cell_w + _LEFT
         bottom = (rows - 1 - i // columns) * cell_h + _BOTTOM
         ax = figure.add_axes((left / width, bottom / height, panel_w / width, PLOT_H / height))
-        ax.set_title(title.name, loc="left", size=style.TEXT_SIZE, weight="bold", pad=16 if title.shared else 6)
+        if title.name:
+            ax.set_title(title.name, loc="left", size=style.TEXT_SIZE, weight="bold", pad=16 if title.shared else 6)
         if title.shared:
             limit = max(20, int(panel_w / style.text_width("n" * 20, style.SMALL_SIZE) * 24))
             ax.text(0, 1.022, style.shorten(title.shared, limit), transform=ax.transAxes, size=style.SMALL_SIZE,

@@ -58,16 +58,31 @@ def panels_of(experiment: ExperimentRecord) -> dict[str, list[TrialRecord]]:
     return {**panels, "": loose} if loose else panels
 
 
-def by_seed(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
-    """Trials in groups whose configurations differ in `seed` alone; one without a configuration stands alone."""
+def by_seed(experiment: ExperimentRecord, trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
+    """Trials in groups that differ in `seed` alone, their own or also their teacher's.
+
+    A trial without a configuration stands alone, and so does the second of two with equal seeds.
+    """
+    teachers = [trial for trial in experiment.trials if trial.role == "teacher" and trial.config]
     groups: dict[str, list[TrialRecord]] = {}
     for trial in trials:
-        key = config_without(trial, ["seed"])
+        key = _without_seed(trial, teachers)
         seeds = [other.config["seed"] for other in groups.get(key, [])]
         if "seed" not in trial.config or trial.config["seed"] in seeds:
             key = f"{trial.experiment}/{trial.name}"
         groups.setdefault(key, []).append(trial)
     return list(groups.values())
+
+
+def _without_seed(trial: TrialRecord, teachers: Sequence[TrialRecord]) -> str:
+    """The configuration as text; a teacher that is among `teachers` counts by what it is but for its seed."""
+    identity = str((trial.config.get("teacher") or {}).get("identity") or "")
+    # a trial's name ends in the beginning of its identity
+    own = next((t for t in teachers if identity and identity.startswith(t.name.rpartition("-")[2])), None)
+    if own is None:
+        return config_without(trial, ["seed"])
+    rest = config_without(trial, ["seed", "teacher.identity", "teacher.overrides.seed"])
+    return rest + config_without(own, ["seed"])
 
 
 def config_without(trial: TrialRecord, paths: Sequence[str]) -> str:
@@ -90,7 +105,7 @@ def training_lines(experiment: ExperimentRecord, trials: Sequence[TrialRecord], 
     from three seeds on and the range of two; seeds that have not finished are left out once one has.
     """
     lines = []
-    for group in by_seed(trials):
+    for group in by_seed(experiment, trials):
         drawn = {trial.name: _own_points(experiment, trial, metric, nfe) for trial in group}
         members = [trial for trial in group if drawn[trial.name][1]]
         if len(members) > 1:

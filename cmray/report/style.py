@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.ImageFont import FreeTypeFont
 
 #: Okabe and Ito's palette without its yellow (unreadable on white): told apart with any common colour blindness
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#4B0092")
@@ -82,10 +84,16 @@ def log_numbers(axis: Any, low: float, high: float) -> None:
 
 def text_width(text: str, size: float) -> float:
     """Width of a line of text in inches at `size` points."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
+    return _font().getlength(text) / 100 * size / 72
 
-    return TextPath((0, 0), text, prop=FontProperties(family="DejaVu Sans", size=size)).get_extents().width / 72
+
+@lru_cache
+def _font() -> FreeTypeFont:
+    """The figures' font, of which Pillow tells a text's length a hundred times faster than matplotlib."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 100)
 
 
 def shorten(text: str, limit: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
-SHAPES = {"path", "circle", "use", "rect", "line", "polygon"}
 
 
 class Page(HTMLParser):
@@ -42,7 +41,7 @@ class Page(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        if tag not in VOID | SHAPES:
+        if tag not in VOID and "svg" not in self.open:  # inside an svg it does
             self.problems.append(f"<{tag}/> closes itself, which HTML does not do")
         self.handle_starttag(tag, attrs)
         if tag not in VOID:

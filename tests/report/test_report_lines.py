@@ -28,7 +28,7 @@ def test_trials_that_differ_in_their_seed_alone_are_one_line():
         seeded("l2", 0, 9.0, 3.0, lr=1), seeded("l2", 1, 8.0, 4.0, lr=1), seeded("l2", 2, 7.0, 5.5, 5.0, lr=1),
         seeded("l2", 0, 2.0, lr=2),
     ]  # fmt: skip
-    assert [len(group) for group in by_seed(trials)] == [3, 1]
+    assert [len(group) for group in by_seed(experiment(), trials)] == [3, 1]
     record = experiment(*trials)
     mean, other = training_lines(record, trials, "fd/digits", 1)
     assert (mean.label, other.label) == ("l2 (3 seeds)", "l2 · seed=0")
@@ -53,7 +53,23 @@ def test_two_seeds_have_a_range_and_unfinished_ones_wait():
 
 def test_the_same_seed_twice_or_no_configuration_is_no_group():
     trials = [seeded("a", 0, 9.0), seeded("a", 0, 8.0), trial("b"), trial("c")]
-    assert [len(group) for group in by_seed(trials)] == [1, 1, 1, 1]
+    assert [len(group) for group in by_seed(experiment(), trials)] == [1, 1, 1, 1]
+
+
+def test_a_teacher_of_another_seed_is_the_same_teacher():
+    def student(seed, teacher_seed, identity):
+        config = {"teacher": {"identity": identity * 64, "overrides": {"seed": teacher_seed}}}
+        return seeded("cd", seed, 9.0, **config)
+
+    def edm(identity, **config):
+        return trial("edm", (), "teacher", name=f"edm-{identity * 10}", config=config)
+
+    students = [student(0, 0, "a"), student(1, 1, "b")]
+    same = experiment(edm("a", seed=0, steps=10), edm("b", seed=1, steps=10), *students)
+    assert [len(group) for group in by_seed(same, students)] == [2]
+    longer = experiment(edm("a", seed=0, steps=10), edm("b", seed=1, steps=20), *students)
+    assert [len(group) for group in by_seed(longer, students)] == [1, 1]
+    assert [len(group) for group in by_seed(experiment(*students), students)] == [1, 1], "nobody knows the teachers"
 
 
 def test_intervals_of_single_points_are_bands():
@@ -113,8 +129,8 @@ def test_quality_by_steps_has_a_line_a_model_and_a_panel():
     assert [plot.title.name for plot in sheet.plots] == ["metric", "solver", "N", "ct"][: len(sheet.plots)]
     texts = [entry.text for entry in sheet.plots[0].entries]
     assert texts[0] == "edm teacher"
-    assert "l1" in texts
-    assert "l1, searched" in texts
+    assert "l1 · N=18" in texts
+    assert "l1 · N=18, searched" in texts
     assert steps_sheet(experiment(trial("a", evaluations=[evaluation(1.0)]))) is None
     assert steps_sheet(experiment(teacher())) is None
 
