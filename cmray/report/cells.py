@@ -78,21 +78,24 @@ def frame_grid(
     """
     if frame.index.name:
         frame = frame.reset_index()
-    frame = frame.loc[:, [not all(pd.isna(v) or v == "" for v in frame[name]) for name in frame.columns]]
-    numeric = {str(name): pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns}
-    chosen = formats or {}
+    told = [i for i in range(frame.shape[1]) if not all(pd.isna(v) or v == "" for v in frame.iloc[:, i])]
+    columns = [
+        (str(frame.columns[i]), pd.api.types.is_numeric_dtype(frame.iloc[:, i])) for i in told
+    ]  # by position: two trials may have one label
     rows = []
-    for position, (_, row) in enumerate(frame.iterrows()):
+    for row in range(len(frame)):
         cells = []
-        for name in frame.columns:
-            if numeric[str(name)]:
-                text = "" if pd.isna(row[name]) else chosen.get(str(name), "{:.4g}".format)(row[name])
-                cells.append(_number(row[name], text))
+        for i, (name, numeric) in zip(told, columns, strict=True):
+            value = frame.iloc[row, i]
+            if numeric:
+                cells.append(
+                    _number(value, "" if pd.isna(value) else (formats or {}).get(name, "{:.4g}".format)(value))
+                )
             else:
-                cells.append(Cell("" if pd.isna(row[name]) else str(row[name])))
-        last = position == len(frame) - 1
-        rows.append(("total" if total is not None and last and cells[0].text == total else "", cells))
-    return Grid([(str(name), numeric[str(name)]) for name in frame.columns], rows)
+                cells.append(Cell("" if pd.isna(value) else str(value)))
+        last = row == len(frame) - 1
+        rows.append(("total" if last and cells and total is not None and cells[0].text == total else "", cells))
+    return Grid(columns, rows)
 
 
 def _number(value: Any, text: str, small: str = "", kind: str = "") -> Cell:

@@ -68,7 +68,7 @@ def _teacher_levels(experiment: ExperimentRecord, metric: str) -> list[Level]:
         cells = sorted((c for c in cells if math.isfinite(c.value)), key=lambda c: c.provenance.nfe)
         if trial.role == "teacher" and cells:
             for cell in {id(c): c for c in (cells[0], cells[-1])}.values():
-                levels.append((f"{style.shorten(trial.label, 20)}, {cell.provenance.nfe} NFE", cell.value))
+                levels.append((f"{style.shorten(trial.label, 28)}, {cell.provenance.nfe} NFE", cell.value))
     return levels
 
 

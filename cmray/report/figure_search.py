@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cmray.report import style
 from cmray.report.columns import lower_is_better, measure_title, times_label
 from cmray.report.layout import PLATE, Plot, Sheet, Title, spans_decades
+from cmray.report.lines import short_names
 from cmray.tracking.records import ExperimentRecord, Search
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def search_sheet(experiment: ExperimentRecord) -> Sheet | None:
         f"the best {len(shown)} of {len(found)} searches" if len(found) > len(shown) else "",
         "numbers: order of evaluation, star: best",
     ]
+    shared, names = short_names([f"{trial.label} · {search.nfe} NFE" for trial, search in shown])
     plots = [
-        Plot(Title(style.shorten(f"{trial.label} · {search.nfe} NFE", 46)), partial(_draw, search=search))
-        for trial, search in shown
+        Plot(Title(style.shorten(name, 46), shared), partial(_draw, search=search))
+        for name, (_, search) in zip(names, shown, strict=True)
     ]
     detail = " · ".join(part for part in said if part)
     return Sheet("search", f"{experiment.name}: search of sampling times", detail, plots)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cmray.report import style
 from cmray.report.columns import Column, Protocol, lower_is_better, measure_title, value_columns
 from cmray.report.layout import Entry, Plot, Sheet, Span, Title, colours_of, span_of, spans_decades
-from cmray.report.lines import Point, band_of, by_seed, config_without, mean_point, panels_of, short_names
+from cmray.report.lines import Point, band_of, by_seed, config_without, group_label, mean_point, panels_of, short_names
 from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def _series(groups: Sequence[Sequence[TrialRecord]], cells: Cells) -> tuple[list
                     bands.append(band_of(len(here)))
                 else:
                     points.append(Point(nfe, here[0].value, here[0].low, here[0].high))
-            label = group[0].label if len(group) == 1 else short_names([t.label for t in group])[0] or group[0].label
-            label += f" ({len(drawn)} seeds)" if len(group) > 1 else ""
+            label = group_label(group) + (f" · {len(drawn)} seeds" if len(group) > 1 else "")
             label += f" · {sampler}" if sampler else ""
             found.append(Series(label, tuple(points), searched=searched, key=group[0].name))
     return found, bands

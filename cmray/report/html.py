@@ -81,7 +81,7 @@ def report_html(
         published=[(name, _published(frame)) for name, frame in published.items()],
         samples=samples,
         without_samples=without,
-        differences=frame_grid(differences(experiment)),
+        differences=_differences(experiment),
         costs=_costs(experiment),
         protocols=frame_grid(protocols(experiment)),
         models=frame_grid(models(experiment)),
@@ -144,6 +144,12 @@ def _published(frame: pd.DataFrame) -> Grid:
         ("here" if origin == MEASURED else "", cells) for origin, (_, cells) in zip(origins, grid.rows, strict=True)
     ]
     return Grid(grid.columns, rows)
+
+
+def _differences(experiment: ExperimentRecord) -> Grid:
+    """The longer side down: trials, or fields where there are more of them."""
+    frame = differences(experiment)
+    return frame_grid(frame.T.rename_axis("field") if frame.shape[1] > frame.shape[0] else frame)
 
 
 def _costs(experiment: ExperimentRecord) -> Grid:

@@ -110,20 +110,24 @@ def training_lines(experiment: ExperimentRecord, trials: Sequence[TrialRecord], 
         members = [trial for trial in group if drawn[trial.name][1]]
         if len(members) > 1:
             members = [trial for trial in members if trial.status == "finished"] or members
-        label = _JOIN.join(_common([trial.label for trial in group])) if len(group) > 1 else group[0].label
-        label = label or group[0].label
+        label = group_label(group)
         own = next((drawn[t.name][0] for t in members if drawn[t.name][0] != nfe), None)
         if own is not None:
             label += f" ({own} NFE)"
         if len(members) > 1:
             points, band = _mean([drawn[trial.name][1] for trial in members])
             of = f" of {len(group)}" if len(members) < len(group) else ""
-            lines.append(Line(tuple(members), f"{label} ({len(members)}{of} seeds)", tuple(points), band))
+            lines.append(Line(tuple(members), f"{label}{_JOIN}{len(members)}{of} seeds", tuple(points), band))
         else:
             points = drawn[members[0].name][1] if members else []
             known = "95% interval" if any(p.low is not None for p in points) else ""
             lines.append(Line(tuple(members or group), label, tuple(points), known))
     return lines
+
+
+def group_label(group: Sequence[TrialRecord]) -> str:
+    """What the labels of trials that differ in their seed have in common."""
+    return (_JOIN.join(_common([trial.label for trial in group])) if len(group) > 1 else "") or group[0].label
 
 
 def curve_metric(experiment: ExperimentRecord) -> str:

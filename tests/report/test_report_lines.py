@@ -31,7 +31,7 @@ def test_trials_that_differ_in_their_seed_alone_are_one_line():
     assert [len(group) for group in by_seed(experiment(), trials)] == [3, 1]
     record = experiment(*trials)
     mean, other = training_lines(record, trials, "fd/digits", 1)
-    assert (mean.label, other.label) == ("l2 (3 seeds)", "l2 · seed=0")
+    assert (mean.label, other.label) == ("l2 · 3 seeds", "l2 · seed=0")
     assert [p.x for p in mean.points] == [100, 200], "a step that one seed never reached has no mean"
     assert mean.points[1].y == pytest.approx((3.0 + 4.0 + 5.5) / 3)
     low, high = scipy.stats.t.interval(
@@ -47,7 +47,7 @@ def test_two_seeds_have_a_range_and_unfinished_ones_wait():
     assert (line.points[-1].low, line.points[-1].high, line.band) == (3.0, 4.0, "range over 2 seeds")
     three = [*two, seeded("a", 2, 100.0, status="running")]
     (line,) = training_lines(experiment(*three), three, "fd/digits", 1)
-    assert line.label == "a (2 of 3 seeds)"
+    assert line.label == "a · 2 of 3 seeds"
     assert len(line.points) == 2
 
 
