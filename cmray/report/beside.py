@@ -55,7 +55,7 @@ def plain_markdown(frame: pd.DataFrame) -> str:
 
 def plain_latex(frame: pd.DataFrame) -> str:
     """A booktabs tabular of `beside_published`, without sources and notes, which do not fit a page."""
-    shown = frame[["origin", "method", "nfe", "fid", "precision", "recall"]]
+    shown = frame.loc[:, ["origin", "method", "nfe", "fid", "precision", "recall"]]
     body = [" & ".join(latex(cell) for cell in row) + r" \\" for row in _texts(shown)]
     head = " & ".join(shown.columns) + r" \\"
     parts = [r"\begin{tabular}{llrrrr}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]

@@ -39,7 +39,8 @@ def fd_grid(frame: pd.DataFrame) -> Grid:
     names = [name for name in frame.columns if name not in bounds and name not in ("role", FLAG)]
     best = {name: best_rows(frame, name) for name in values}
     rows = []
-    for i, (_, row) in enumerate(frame.iterrows()):
+    records: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    for i, row in enumerate(records):
         cells = []
         for name in names:
             value = row[name]
@@ -78,7 +79,7 @@ def frame_grid(
     """
     if frame.index.name:
         frame = frame.reset_index()
-    told = [i for i in range(frame.shape[1]) if not all(pd.isna(v) or v == "" for v in frame.iloc[:, i])]
+    told = [i for i in range(frame.shape[1]) if not all(pd.isna(v) or v == "" for v in list(frame.iloc[:, i]))]
     columns = [
         (str(frame.columns[i]), pd.api.types.is_numeric_dtype(frame.iloc[:, i])) for i in told
     ]  # by position: two trials may have one label

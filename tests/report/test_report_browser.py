@@ -63,7 +63,7 @@ def test_a_page_that_fits(browser, report, tmp_path, width, height, dark):
         (e) => parseFloat(getComputedStyle(e).fontSize)))""")
     assert small >= 11
     picture = np.asarray(Image.open(browser.screenshot(tmp_path / "page.png")).convert("L"))
-    assert picture.shape[1] == width
+    assert width - 20 <= picture.shape[1] <= width  # a desk has a scroll bar
     corner = int(picture[2, 2])
     assert corner < 60 if dark else corner > 200
     assert (np.abs(picture.astype(int) - corner) > 80).mean() > 0.01, "there is nothing to see"
@@ -91,7 +91,8 @@ def test_tables_sort_and_need_no_script_to_be_read(browser, report):
     assert browser.ask(labels)[0] == "heun · digits · N=9 †"
     browser.ask(f"{button}.click()")
     assert browser.ask(labels)[0] == "edm teacher"
-    assert browser.ask(labels)[-1].startswith("ct"), "rows without a value stay last"
+    without = {"euler · l2 · N=9", "ct · N=80 fixed", "ct · mu0=0.9"}
+    assert set(browser.ask(labels)[-3:]) == without, "rows without a value stay last"
     browser.send("Emulation.setScriptExecutionDisabled", value=True)
     browser.open(report.as_uri(), 1280, 900)
     browser.send("Emulation.setScriptExecutionDisabled", value=False)
