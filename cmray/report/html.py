@@ -138,12 +138,18 @@ def _figure(sheet: Sheet, experiment: str) -> dict[str, Any]:
 
 
 def _published(frame: pd.DataFrame) -> Grid:
-    grid = frame_grid(frame.rename(columns={"fid": "FID", "nfe": "NFE"}))
+    shown = {"FID": _fid, "precision": "{:.2f}".format, "recall": "{:.2f}".format}
+    grid = frame_grid(frame.rename(columns={"fid": "FID", "nfe": "NFE"}), shown)
     origins = list(frame["origin"])
     rows = [
         ("here" if origin == MEASURED else "", cells) for origin, (_, cells) in zip(origins, grid.rows, strict=True)
     ]
     return Grid(grid.columns, rows)
+
+
+def _fid(value: float) -> str:
+    """Two decimals, and more where they were published."""
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
 
 
 def _differences(experiment: ExperimentRecord) -> Grid:
