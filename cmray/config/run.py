@@ -173,6 +173,10 @@ class CurveConfig(Strict):
     def extractor(self) -> str:
         return extractor_of(self.metric)
 
+    def due(self, step: int, steps: int) -> bool:
+        """Whether a run of `steps` steps draws a point after `step` of them, 1 <= step <= steps."""
+        return step % self.every == 0 or step == steps
+
 
 class ResourcesConfig(Strict):
     """What one trial takes. More than one worker trains with DDP under Ray Train."""

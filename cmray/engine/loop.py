@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,13 +20,13 @@ from cmray.core.files import write_atomic
 from cmray.core.rng import torch_generator
 from cmray.engine.batches import Batches, TrainingData, open_batches, resume_notes
 from cmray.engine.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
-from cmray.engine.curve import Curve
+from cmray.engine.curve import Curve, CurvePoints
 from cmray.engine.result import RESULT, write_result
 from cmray.engine.session import Session, from_rank0, gather, reduce_sum
 from cmray.engine.state import TrainState
 from cmray.engine.versions import git_revision, versions
 from cmray.objectives import Loss
-from cmray.tracking.events import EventLog
+from cmray.tracking.events import EventLog, read_events
 from cmray.tracking.records import Event, Result
 
 
@@ -79,12 +79,20 @@ def train(
     log = EventLog(folder / "events.jsonl")
     if session.rank == 0:
         log.truncate_after(state.step)
-    curve = Curve(run.curve, data) if run.curve is not None and session.rank == 0 else None
-    with closing(open_batches(run, data, session)) as batches:
+    points = _points(state, data, log) if session.rank == 0 else None
+    with closing(open_batches(run, data, session)) as batches, closing(points) if points else nullcontext():
         if found is not None and session.rank == 0:
             for note in resume_notes(batches, state.step, found[0].run.resources.workers, session):  # type: ignore[index]
                 warn(note)
-        finished = _steps(_Loop(run, state, batches, session, log), curve, saved)
+        if found is not None and points is not None:
+            _resume_point(points, state, log)
+        loop = _Loop(run, state, batches, session, log)
+        try:
+            finished = _steps(loop, points, saved)
+        except TrainingError:
+            if points is not None:
+                points.wait()  # of an earlier step: its number, or its error, comes first
+            raise
     if not finished:
         return TrainOutcome("stopped", None, state.step)
     result = None
@@ -93,27 +101,55 @@ def train(
     return TrainOutcome("finished", result, state.step)
 
 
-def _steps(loop: _Loop, curve: Curve | None, saved: Path) -> bool:
+def _points(state: TrainState, data: TrainingData, log: EventLog) -> CurvePoints | None:
+    """The curve of a run that draws one."""
+
+    def add(event: Event) -> None:
+        log.append(event)
+        state.session.report(event.step, event.metrics)
+
+    return CurvePoints(Curve(state, data), add) if state.run.curve is not None else None
+
+
+def _resume_point(points: CurvePoints, state: TrainState, log: EventLog) -> None:
+    """Measures the checkpoint that a run goes on from, where the process ended before it had done so.
+
+    Points of earlier steps are there: no checkpoint is written before them.
+    """
+    curve, train = state.run.curve, state.run.train
+    assert curve is not None
+    there = {event.step for event in read_events(log.path) if event.kind == "curve"}
+    if curve.due(state.step, train.steps) and state.step not in there:
+        points.start(state)
+        if train.compile:
+            points.wait()  # the first step compiles, for which torch changes nn.Module itself
+
+
+def _steps(loop: _Loop, points: CurvePoints | None, saved: Path) -> bool:
     """Takes the steps that are left, with curve points and checkpoints between them. False when asked to stop."""
-    run, state, session, log = loop.run, loop.state, loop.session, loop.log
-    while state.step < run.train.steps:
+    run, state, session = loop.run, loop.state, loop.session
+    stop = False
+    while state.step < run.train.steps and not stop:
         loop.one_step()
         at = state.step
         last = at == run.train.steps
-        if run.curve is not None and (last or at % run.curve.every == 0):
+        if points is not None:
+            points.poll()
+        if run.curve is not None and run.curve.due(at, run.train.steps):
             loop.check_finite(float(reduce_sum(loop.loss_sum.clone(), session)))  # on all ranks: they fail together
-            if curve is not None:
-                metrics = curve.measure(state)
-                log.append(Event(kind="curve", step=at, nimg=state.nimg, time=time.time(), metrics=metrics))
-                session.report(at, metrics)
+            if points is not None:
+                points.start(state)
         stop = loop.agreed_stop()
         if last or stop or at % run.train.checkpoint_interval == 0:
+            if points is not None:
+                points.wait(before=at)  # a run that goes on from here measures this step again, but none before it
             loop.settle_clock()
             if session.rank == 0:
                 save_checkpoint(saved, state.parts(), state.facts(), run.train.keep_checkpoints)
-        if stop and not last:
-            return False
-    return True
+    if points is not None:
+        points.wait()
+    loop.settle_clock()
+    return state.step == run.train.steps
 
 
 class _Loop:
@@ -199,7 +235,8 @@ class _Loop:
         return bool(reduce_sum(flag, self.session) > 0)
 
     def settle_clock(self) -> None:
-        """Adds the time since the last call to the run's training seconds."""
+        """Adds the time since the last call to the run's training seconds, whatever it was spent on: steps, waiting
+        for data, checkpoints, and waiting for points of the curve, but not what was measured while steps went on."""
         now = time.monotonic()
         self.state.seconds += now - self._began
         self._began = now

@@ -14,7 +14,7 @@ from cmray.config.checkpoint_facts import CheckpointFacts, ema_file
 from cmray.config.run import RunConfig
 from cmray.core.ema import EMA
 from cmray.core.errors import CheckpointError
-from cmray.core.precond import Denoise, Denoiser, RawNet
+from cmray.core.precond import Denoiser, RawNet
 from cmray.core.rng import derive_seed, seed_device
 from cmray.engine.checkpoint import Parts, load_part
 from cmray.engine.flat import FlatModule, GradientExchange
@@ -156,12 +156,15 @@ class TrainState:
         if decision.reset_optimizer:
             self.optimizer = make_optimizer(self.run.train.optimizer, self.student.params)
 
-    def ema_denoiser(self) -> Denoise:
-        """The first EMA as a denoiser, with weights of their own."""
+    def frozen_net(self) -> FlatModule:
+        """Another network of the student's kind, without gradients or dropout, for weights that are to be asked."""
         net = FlatModule(self._new_net(), trained=False)
-        net.copy_from(self.student, self.ema.averages[self.run.train.ema[0]])
         net.module.eval()
-        return Denoiser(net.module, self._precond)
+        return net
+
+    def copy_average(self, into: FlatModule) -> None:
+        """Copies the first EMA into a `frozen_net`."""
+        into.copy_from(self.student, self.ema.averages[self.run.train.ema[0]])
 
     def parts(self) -> Parts:
         parts: dict[str, dict[str, Tensor]] = {STUDENT: self.student.named(self.student.params)}

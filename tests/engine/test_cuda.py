@@ -5,6 +5,7 @@ A session with a GPU runs all of it with `pytest tests/engine/test_cuda.py -m ""
 """
 
 import math
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from train_worker import StopsAt
 
 from cmray.core.precond import Denoiser
 from cmray.engine.batches import ResidentBatches
+from cmray.engine.curve import Curve, CurvePoints
 from cmray.engine.loop import _Loop
 from cmray.engine.session import PlainSession
 from cmray.engine.state import TrainState
@@ -404,3 +406,41 @@ def test_a_checkpoint_of_one_device_goes_on_at_another(first, then, optimizer, t
     events = read_events(tmp_path / "events.jsonl")
     assert [e.step for e in events] == list(range(1, 7))
     assert all(math.isfinite(e.metrics["loss"]) for e in events)
+
+
+# ---------------------------------------------------------------- the curve beside the training
+
+
+def test_a_point_is_taken_without_waiting_and_measured_while_its_weights_change(device, tmp_path):
+    changes = {"train__steps": 100, "train__log_every": 100}
+    run = configured("ct", NETS["ddpmpp"], None, curve={"every": 10, "num_samples": 300, "nfe": [1, 2]}, **changes)
+    state = shaken(state_of(run, device, None))
+    average = state.ema.averages[run.train.ema[0]]
+    average.copy_(state.student.params.detach())
+    curve = Curve(state, digits())
+    curve.take(state)
+    expected = curve.measure()
+    with watch(device):
+        curve.take(state)
+    batches = ResidentBatches(digits(), run.train.batch_size, run.seed, device)
+    loop = _Loop(run, state, batches, PlainSession(device), EventLog(tmp_path / "events.jsonl"))
+    found = []
+    with closing(CurvePoints(curve, found.append)) as points:
+        for _ in range(2):
+            points.start(state)
+            average.mul_(1.5)  # on the trainer's stream, as its steps are
+            for _ in range(3):
+                loop.one_step()
+            points.wait()
+    assert [event.step for event in found] == [0, 3]
+    first, second = (event.metrics for event in found)
+    assert first == pytest.approx(expected, rel=1e-12 if device.type == "cpu" else 1e-3)
+    assert all(second[name] != pytest.approx(value, rel=1e-2) for name, value in first.items())
+
+
+def test_a_run_draws_its_curve_on_either_device(device, tmp_path):
+    run = configured("ct", NETS["unet"], None, train__steps=6, curve={"every": 2, "num_samples": 300, "nfe": [1, 2]})
+    go(run, tmp_path, session=PlainSession(device))
+    points = [e for e in read_events(tmp_path / "events.jsonl") if e.kind == "curve"]
+    assert [e.step for e in points] == [2, 4, 6]
+    assert all(math.isfinite(value) for e in points for value in e.metrics.values())

@@ -267,8 +267,12 @@ def test_the_curve_is_the_frechet_distance_of_the_first_average(folders):
     weights += 0.2 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(0))
     state.ema.averages[0.9].copy_(weights)
     torch.nn.utils.vector_to_parameters(weights, m.net.parameters())
-    found = Curve(run.curve, digits()).measure(state)
-    assert found == Curve(run.curve, digits()).measure(state), "the same seeds each time"
+    curve = Curve(state, digits())
+    curve.take(state)
+    found = curve.measure()
+    assert found == curve.measure(), "the same seeds each time"
+    state.ema.averages[0.9].zero_()
+    assert found == curve.measure(), "of the weights that were taken, whatever becomes of the run's"
     extractor = extractors.parse("digits").build(CPU)
     reference = reference_statistics(extractor, digits().images)
     for nfe in (1, 2):

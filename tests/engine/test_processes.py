@@ -47,6 +47,10 @@ def wait_for(process: subprocess.Popen, path: Path) -> None:
         time.sleep(0.002)
 
 
+def curve_of(folder: Path) -> list:
+    return [(e.step, e.nimg, e.metrics) for e in read_events(folder / "events.jsonl") if e.kind == "curve"]
+
+
 def files(folder: Path) -> dict[str, str]:
     facts = read_checkpoint_facts(checkpoint(folder))
     return {"step": str(facts.step), **facts.files}
@@ -172,6 +176,13 @@ def test_a_stop_asked_of_one_rank_stops_both_and_they_go_on_to_the_same_weights(
     assert result["world_size"] == 2
 
 
+def test_rank_0_alone_measures_the_curve_and_in_a_thread(two_ranks):
+    zero, one = (json.loads((two_ranks / f"threads-rank-{r}.json").read_text()) for r in (0, 1))
+    assert any(name.startswith("cmray-curve") for name in zero)
+    assert "MainThread" in one
+    assert not any(name.startswith("cmray-curve") for name in one)
+
+
 # ---------------------------------------------------------------- killed and stopped processes
 
 LONG = {"train.steps": 400, "train.checkpoint_every": 40, "train.log_every": 7, "train.keep_checkpoints": 2}
@@ -211,6 +222,7 @@ def test_a_process_ended_in_the_middle_is_resumed_to_the_same_files(uninterrupte
     for kind in ("train", "curve"):
         steps = [[e.step for e in read_events(f / "events.jsonl") if e.kind == kind] for f in (folder, uninterrupted)]
         assert steps[0] == steps[1], "each step stands once"
+    assert curve_of(folder) == curve_of(uninterrupted)
     assert not list(folder.rglob(".step-*")), "nothing half-written stays"
 
 
@@ -225,3 +237,29 @@ def test_a_signal_asks_to_stop_while_training_only(how):
             assert session.should_stop()
         assert signal.getsignal(how) is before
     assert signal.getsignal(how) is before, "the caller's handler is back"
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_again_and_again_while_it_measures_draws_the_same_curve(tmp_path):
+    """Points that take a hundred steps, at the checkpoints and between them; killed where a point is begun."""
+    changes = {"train.steps": 900, "train.checkpoint_every": 150, "train.log_every": 50}
+    run = small(changes, curve={"every": 100, "num_samples": 1500, "nfe": [1, 2]})
+    go(run, tmp_path / "whole")
+    folder, lost = tmp_path / "parts", 0
+    for step in (150, 300, 600):
+        process = start([job(run, folder)], tmp_path / "out")
+        try:
+            wait_for(process, folder / "checkpoints" / f"step-{step:08d}")
+            process.send_signal(signal.SIGKILL)
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        saved = read_checkpoint_facts(checkpoint(folder)).step
+        there = [point[0] for point in curve_of(folder)]
+        assert there[: saved // 100 - (saved % 100 == 0)] == list(range(100, saved, 100)), "none before a checkpoint"
+        lost += saved % 100 == 0 and saved not in there
+    assert lost, "no point was being measured when its process was killed: make them longer"
+    assert go(run, folder, warn=pytest.fail).status == "finished"
+    assert files(folder) == files(tmp_path / "whole")
+    assert curve_of(folder) == curve_of(tmp_path / "whole")

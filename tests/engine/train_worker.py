@@ -5,6 +5,7 @@ usage: train_worker.py JOBS.json OUT      writes OUT/rank-R.json and OUT/*-rank-
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -32,6 +33,18 @@ class StopsAt(PlainSession):
     def should_stop(self) -> bool:
         self.left -= 1
         return self.left <= 0
+
+
+class Watches(PlainSession):
+    """Notes which threads there are, whenever it is asked whether to stop."""
+
+    def __init__(self, of: PlainSession):
+        super().__init__(of.device, of.rank, of.world_size)
+        self.threads: set[str] = set()
+
+    def should_stop(self) -> bool:
+        self.threads |= {thread.name for thread in threading.enumerate()}
+        return False
 
 
 def params_of_every_rank(run: RunConfig, session: PlainSession, out: Path, name: str) -> None:
@@ -99,10 +112,12 @@ def main() -> None:
             if job.get("what") == "params":
                 params_of_every_rank(run, session, out, job["name"])
                 continue
-            place = session if "stop" not in job else StopsAt(session, **job["stop"])
+            place = StopsAt(session, **job["stop"]) if "stop" in job else Watches(session)
             teacher = Path(job["teacher"]) if job.get("teacher") else None
             outcome = train(run, digits(), Path(job["folder"]), teacher, place)
             outcomes.append([outcome.status, outcome.step])
+            if isinstance(place, Watches):
+                (out / f"threads-rank-{session.rank}.json").write_text(json.dumps(sorted(place.threads)))
         (out / f"rank-{session.rank}.json").write_text(json.dumps(outcomes))
         if session.world_size > 1:
             dist.barrier()
