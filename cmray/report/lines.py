@@ -179,9 +179,8 @@ def _own_points(experiment: ExperimentRecord, trial: TrialRecord, metric: str, n
 
 def _point(experiment: ExperimentRecord, event: Event, key: str) -> Point:
     x = event.step if experiment.x_axis == "step" else event.nimg
-    low, high = (event.metrics.get(f"{key}/{end}") for end in ("low", "high"))
-    known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
-    return Point(x, event.metrics[key], low if known else None, high if known else None)
+    low, high = event.intervals.get(key, (None, None))
+    return Point(x, event.metrics[key], low, high)
 
 
 def _mean(members: Sequence[Sequence[Point]]) -> tuple[list[Point], str]:

@@ -74,7 +74,7 @@ def test_a_teacher_of_another_seed_is_the_same_teacher():
 
 def test_intervals_of_single_points_are_bands():
     events = curve(3.0, 2.0)
-    events[1].metrics.update({"fd/digits@1/low": 1.5, "fd/digits@1/high": 2.5})
+    events[1].intervals["fd/digits@1"] = (1.5, 2.5)
     one = trial("a", ["p"], events=events)
     (line,) = training_lines(experiment(one), [one], "fd/digits", 1)
     assert (line.points[0].low, line.points[1].low, line.points[1].high) == (None, 1.5, 2.5)
