@@ -120,7 +120,7 @@ def training_lines(experiment: ExperimentRecord, trials: Sequence[TrialRecord], 
             lines.append(Line(tuple(members), f"{label}{_JOIN}{len(members)}{of} seeds", tuple(points), band))
         else:
             points = drawn[members[0].name][1] if members else []
-            known = "95% interval" if any(p.low is not None for p in points) else ""
+            known = "95% interval of each point" if any(p.low is not None for p in points) else ""
             lines.append(Line(tuple(members or group), label, tuple(points), known))
     return lines
 

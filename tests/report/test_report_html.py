@@ -198,6 +198,8 @@ def test_two_experiments_side_by_side(tmp_path):
     assert "Comparison of one and two" in page.text
     assert page.tags.count("figure") == 1, "panels of one name lie over each other"
     assert "no sample pictures of two" in page.text
+    again = write_report(both, tmp_path / "again")["report.html"]
+    assert again.read_text() == files["report.html"].read_text(), "the same records give the same page"
     assert default_folder(both).name == "report-with-two"
     assert default_folder(first).name == "report"
 

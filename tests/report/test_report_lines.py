@@ -78,7 +78,7 @@ def test_intervals_of_single_points_are_bands():
     one = trial("a", ["p"], events=events)
     (line,) = training_lines(experiment(one), [one], "fd/digits", 1)
     assert (line.points[0].low, line.points[1].low, line.points[1].high) == (None, 1.5, 2.5)
-    assert "95% interval" in curve_sheet(experiment(one)).detail
+    assert "band: 95% interval of each point" in curve_sheet(experiment(one)).detail
 
 
 def test_names_are_what_varies():
