@@ -30,7 +30,7 @@ def test_a_point_has_the_interval_of_the_measure():
         measuring.wait()
     (event,) = points
     assert set(event.intervals) == set(event.metrics) == {"fd/digits@1", "fd/digits@2"}
-    blocks = seed_blocks(SEED_BASE["curve"], 600, Curve.BLOCK)
+    blocks = seed_blocks(SEED_BASE["curve"], 600, 256)
     for nfe, sampler in curve._samplers.items():
         statistics = [curve._block(sampler, seeds) for seeds in blocks]
         total = merged(statistics)
