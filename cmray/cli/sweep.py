@@ -208,6 +208,7 @@ def _show(outcome: Outcome, command: str | None, storage: Path) -> None:
         ("search.png", "search"),
         ("samples.png", "samples"),
         ("table.md", "table"),
+        ("report.html", "report"),
     ):
         if name in outcome.files:
             say(f"{title:>8}: {outcome.files[name]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,9 @@ from cmray.engine.batches import TrainingData, all_images
 from cmray.engine.measure import block_statistics, seed_blocks
 from cmray.engine.model import make_sampler, sample_seeds
 from cmray.metrics.extractors import extractors
-from cmray.metrics.frechet import frechet_distance
+from cmray.metrics.frechet import covariance_root, frechet_distance
+from cmray.metrics.measures.base import Estimate
+from cmray.metrics.measures.fd import frechet_error
 from cmray.metrics.reference import reference_statistics
 from cmray.metrics.statistics import FeatureStatistics, merged
 from cmray.samplers import Sampler
@@ -52,6 +55,9 @@ class Curve:
         self._samplers = {nfe: make_sampler(run, nfe) for nfe in (config.nfe if own is None else (own,))}
         self._extractor = extractors.parse(config.extractor).build(torch.device("cpu"))
         self._reference = reference_statistics(self._extractor, all_images(data))
+        self._root = covariance_root(self._reference)
+        #: 95% intervals of what was measured last, where it took several blocks of samples
+        self.intervals: dict[str, tuple[float, float]] = {}
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._taken = torch.cuda.Event() if self._stream is not None else None
 
@@ -80,8 +86,19 @@ class Curve:
                     if leave is not None and leave.is_set():
                         raise CancelledError
                     statistics.append(self._block(sampler, seeds))
-                out[f"{self._config.metric}@{nfe}"] = frechet_distance(merged(statistics), self._reference)
+                key, total = f"{self._config.metric}@{nfe}", merged(statistics)
+                out[key] = frechet_distance(total, self._reference, self._root)
+                self._keep_interval(key, out[key], statistics, total)
         return out
+
+    def _keep_interval(
+        self, key: str, value: float, statistics: Sequence[FeatureStatistics], total: FeatureStatistics
+    ) -> None:
+        self.intervals.pop(key, None)
+        error = frechet_error(statistics, total, self._reference, self._root)
+        if error is not None and math.isfinite(value + error):
+            known = Estimate.student(value, error, len(statistics) - 1, least=0.0)
+            self.intervals[key] = (known.low or 0.0, known.high or 0.0)
 
     def _block(self, sampler: Sampler, seeds: Sequence[int]) -> FeatureStatistics:
         generate = partial(
@@ -147,7 +164,7 @@ class CurvePoints:
         event, measured = self._pending
         metrics = measured.result()
         self._pending = None
-        self._add(event.model_copy(update={"metrics": metrics}))
+        self._add(event.model_copy(update={"metrics": metrics, "intervals": dict(self._curve.intervals)}))
 
     def close(self) -> None:
         """Gives up the point that is being measured, and ends the thread."""

@@ -4,45 +4,67 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from cmray.core.files import write_atomic
+from cmray.report.beside import beside_published, plain_latex, plain_markdown, published_names
 from cmray.report.columns import Column, extractors_of, is_flagged, one_step_column, value_columns
-from cmray.report.figures import curve_figure, search_figure
-from cmray.report.tables import FLAG, fd_table, footnotes, format_value, to_csv, to_latex, to_markdown
+from cmray.report.figures import STEMS, sheets
+from cmray.report.html import report_html
+from cmray.report.latex import to_latex
+from cmray.report.layout import save_sheet
+from cmray.report.tables import FLAG, fd_table, footnotes, format_value, to_csv, to_markdown
 from cmray.tracking.records import ExperimentRecord, TrialRecord
 
 #: a difference below this fraction is not called better or worse: another training seed may turn it round
 ABOUT = 0.03
 
 
-def write_report(experiment: ExperimentRecord, out_dir: Path) -> dict[str, Path]:
+def write_report(experiment: ExperimentRecord, out_dir: Path, published: str | None = None) -> dict[str, Path]:
     """Write what there is to tell into out_dir, and return it by file name.
 
-    table.csv (full precision), table.md (with the sentences and footnotes) and table.tex always; curve.png and .svg
-    once a trial has a curve; search.png and .svg once there is a search. Files of an earlier report are replaced;
-    a figure that can no longer be made is removed, so that a folder never mixes two states.
+    report.html, all of it on one page; table.csv (full precision), table.md (with the sentences and footnotes) and
+    table.tex always; curve, steps and search, each .png and .svg, as far as there is something to draw;
+    published.csv where there are published numbers for the data. Files of an earlier report are replaced; what can
+    no longer be made is removed, so that a folder never mixes two states.
+
+    Args:
+        published: a dataset whose published numbers are shown; those of the experiment's own data without.
+
+    Raises:
+        UnknownNameError: nothing is published for `published`; before anything is written.
     """
+    datasets = published_names(experiment) if published is None else [published]
+    beside = {name: beside_published(experiment, name) for name in datasets}
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    frame, notes = fd_table(experiment), footnotes(experiment)
+    frame, notes, sentences = fd_table(experiment), footnotes(experiment), summary_sentences(experiment)
     heading = f"# {experiment.name}\n\n" + (f"{experiment.description}\n\n" if experiment.description else "")
-    said = "\n".join(f"- {sentence}" for sentence in summary_sentences(experiment))
+    said = "\n".join(f"- {sentence}" for sentence in sentences)
+    known = "".join(f"\n## Published numbers for {name}\n\n{plain_markdown(one)}" for name, one in beside.items())
     texts = {
         "table.csv": to_csv(frame),
-        "table.md": f"{heading}{said}\n\n{to_markdown(frame, notes)}",
-        "table.tex": to_latex(frame, notes),
+        "table.md": f"{heading}{said}\n\n{to_markdown(frame, notes)}{known}",
+        "table.tex": to_latex(frame, notes) + "".join(f"\n{plain_latex(one)}" for one in beside.values()),
     }
-    paths = [out_dir / name for name in texts]
-    for name, text in texts.items():
+    if beside:
+        texts["published.csv"] = to_csv(pd.concat([one.assign(data=name) for name, one in beside.items()]))
+    drawn = sheets(experiment)
+    page = report_html(
+        experiment, sentences=sentences, table=frame, notes=notes, sheets=drawn, files=texts, published=beside
+    )
+    paths = [out_dir / name for name in ("report.html", *texts)]
+    for name, text in {"report.html": page, **texts}.items():
         write_atomic(out_dir / name, text)
-    for stem, figure in (("curve", curve_figure), ("search", search_figure)):
-        made = figure(experiment, out_dir)
-        paths += made
-        if not made:
-            for kind in ("png", "svg"):
-                (out_dir / f"{stem}.{kind}").unlink(missing_ok=True)
+    for sheet in drawn:
+        paths += save_sheet(sheet, out_dir)
+    for name in ("published.csv", *(f"{stem}.{kind}" for stem in STEMS for kind in ("png", "svg"))):
+        if out_dir / name not in paths:
+            (out_dir / name).unlink(missing_ok=True)
     return {path.name: path for path in paths}
 
 
@@ -63,8 +85,8 @@ def summary_sentences(experiment: ExperimentRecord) -> list[str]:
             if column.searched and column.nfe > 1 and same:
                 sentences += _searched_against_one(trials, column, one_step)
         sentences += _panel_bests(trials, one_step, ranked)
-    counts = {s: sum(t.status == s for t in trials) for s in ("failed", "stopped", "running", "waiting")}
-    left = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    counts = Counter(trial.status for trial in trials if trial.status != "finished")
+    left = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     if left:
         sentences.append(f"Of {len(trials)} models not all are finished: {left}.")
     return sentences

@@ -82,6 +82,13 @@ def lower_is_better(metric: str) -> bool:
     return metric.split("/")[0] not in HIGHER_IS_BETTER
 
 
+def measure_title(metric: str) -> str:
+    """`Fréchet distance in features of 'digits'` for fd/digits."""
+    measure, _, extractor = metric.partition("/")
+    title = {**LOWER_IS_BETTER, **HIGHER_IS_BETTER}.get(measure, measure)
+    return f"{title} in features of '{extractor}'" if extractor else title
+
+
 def is_fid(provenance: Provenance) -> bool:
     """Whether a Fréchet distance may be called FID: in Inception's features, over 50,000 samples."""
     p = provenance

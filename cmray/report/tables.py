@@ -16,6 +16,7 @@ from cmray.report.columns import (
     times_label,
     value_columns,
 )
+from cmray.report.compare import Comparison
 from cmray.report.notes import few_notes, metric_note, protocol_notes
 from cmray.tracking.decisions import in_words
 from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
@@ -29,8 +30,10 @@ FLAG = "†"
 def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
     """One row per trial: teachers first, then trials from the best one step to the worst, then those without one.
 
-    Columns: label, role, panels, objective, steps, minutes; one float column per metric, NFE and kind of times
-    (`fd/digits · 2 NFE (80, 0.8)`, `... searched`), each searched one followed by `...: times`; status; †.
+    Columns: label; of a comparison, experiment; role, panels, objective, steps, minutes; one float column per metric,
+    NFE and kind of times (`fd/digits · 2 NFE (80, 0.8)`, `... searched`), each searched one followed by `...: times`;
+    status; †.
+
     Values whose provenance differs in more than the model and its sampler get columns of their own, whose headers
     name what differs. Missing values are NaN; so are those that were evaluated and are not a number (see footnotes).
 
@@ -43,6 +46,7 @@ def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
     columns = value_columns(experiment)
     ranking = one_step_column(experiment, columns)
     extractors = extractors_of(experiment)
+    compared = isinstance(experiment, Comparison)
     bounded = [column for column in columns if any(cell.low is not None for cell in column.cells.values())]
 
     def order(row: int) -> tuple[object, ...]:
@@ -59,7 +63,8 @@ def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
         if flag and len(extractors) > 1:
             flag = f"{FLAG} {trial.trained_in_features_of}"
         cells: dict[str, Any] = {
-            "label": trial.label,
+            "label": experiment.plain[row] if compared else trial.label,
+            "experiment": ", ".join(experiment.sources[row]) if compared else "",
             "role": trial.role,
             "panels": ", ".join(trial.panels),
             "objective": trial.objective,
@@ -76,7 +81,7 @@ def fd_table(experiment: ExperimentRecord) -> pd.DataFrame:
                 cells[column.times_header] = times_label(cell.provenance.times) if cell else ""
         rows.append({**cells, "status": trial.status, FLAG: flag})
 
-    names = ["label", "role", "panels", "objective", "steps", "minutes"]
+    names = ["label", *(["experiment"] if compared else []), "role", "panels", "objective", "steps", "minutes"]
     for column in columns:
         names.append(column.header)
         names += [f"{column.header}: low", f"{column.header}: high"] if column in bounded else []
@@ -113,7 +118,7 @@ def footnotes(experiment: ExperimentRecord) -> list[str]:
         lost = [experiment.trials[r].label for r, cell in column.cells.items() if not math.isfinite(cell.value)]
         if lost:
             notes.append(f"{column.header} is not a finite number for {', '.join(lost)}.")
-    for status in ("failed", "stopped", "running", "waiting"):
+    for status in sorted({trial.status for trial in experiment.trials} - {"finished"}):
         labels = [_with_reason(trial) for trial in experiment.trials if trial.status == status]
         if labels:
             separator = "; " if any(": " in label for label in labels) else ", "
@@ -137,26 +142,10 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 def to_markdown(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """A GitHub table, the best value of each column bold, `notes` as a list below."""
-    header, body, numeric = _text_cells(frame, bold="**{}**", intervals=True)
+    header, body, numeric = text_cells(frame, bold="**{}**", intervals=True)
     lines = [header, ["---:" if number else ":---" for number in numeric], *body]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return text + "\n" + "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")
-
-
-def to_latex(frame: pd.DataFrame, notes: Sequence[str] = ()) -> str:
-    """A booktabs tabular (needs \\usepackage{booktabs}), the best value of each column bold, `notes` below it."""
-    header, body, numeric = _text_cells(frame, bold="\0{}\1", intervals=True)
-    lines = [
-        f"\\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numeric)}}}",
-        "\\toprule",
-        " & ".join(_latex(cell) for cell in header) + r" \\",
-        "\\midrule",
-        *(" & ".join(_latex(cell) for cell in row) + r" \\" for row in body),
-        "\\bottomrule",
-        "\\end{tabular}",
-        *(f"\\par\\footnotesize {_latex(note)}" for note in notes),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def rich_table(frame: pd.DataFrame, *, title: str | None = None, notes: Sequence[str] = (), width: int = 100) -> Table:
@@ -174,7 +163,7 @@ def rich_table(frame: pd.DataFrame, *, title: str | None = None, notes: Sequence
     left_out = [name for name in frame.attrs["values"] if name not in shown]
     if left_out:
         notes = [*notes, f"{len(left_out)} more value columns do not fit here: {'; '.join(left_out)}."]
-    header, body, numeric = _text_cells(frame, bold="\0{}\1", names=shown)
+    header, body, numeric = text_cells(frame, bold="\0{}\1", names=shown)
     heading = escape(title) if title else None
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=heading, title_style="bold")
     table.caption = Text("\n".join(notes)) if notes else None
@@ -254,7 +243,7 @@ def _search_seeds(experiment: ExperimentRecord) -> str:
     return "chosen on seeds that the reported values do not use"
 
 
-def _best_rows(frame: pd.DataFrame, name: str) -> set[int]:
+def best_rows(frame: pd.DataFrame, name: str) -> set[int]:
     """Positions of the best finite value; none where there is nothing to compare."""
     values = [float(v) for v in frame[name]]
     finite = [v for v in values if math.isfinite(v)]
@@ -264,7 +253,7 @@ def _best_rows(frame: pd.DataFrame, name: str) -> set[int]:
     return {row for row, value in enumerate(values) if value == best}
 
 
-def _text_cells(
+def text_cells(
     frame: pd.DataFrame, bold: str, names: Sequence[str] | None = None, intervals: bool = False
 ) -> tuple[list[str], list[list[str]], list[bool]]:
     """Header, body and which columns are numbers; best values are put through `bold`, intervals follow theirs."""
@@ -273,7 +262,7 @@ def _text_cells(
     columns = []
     for name in names:
         if name in values:
-            best = _best_rows(frame, name)
+            best = best_rows(frame, name)
             texts = [format_value(float(v)) for v in frame[name]]
             texts = [bold.format(t) if row in best else t for row, t in enumerate(texts)]
             if intervals and f"{name}: low" in frame.attrs["bounds"]:
@@ -317,7 +306,7 @@ def _fitting(frame: pd.DataFrame, width: int) -> list[str]:
     for header in sorted(last_first, key=lambda name: f"{name}: times" in frame.columns):
         droppable += [header, f"{header}: times"]
     needed = {}
-    header, body, _ = _text_cells(frame, bold="{}", names=shown)
+    header, body, _ = text_cells(frame, bold="{}", names=shown)
     for i, name in enumerate(header):
         widest = max((len(row[i]) for row in body), default=0)
         # A long label may wrap; numbers, times and the words of a header may not.
@@ -332,20 +321,3 @@ def _fitting(frame: pd.DataFrame, width: int) -> list[str]:
             if f"{name}: times" in shown:
                 shown.remove(f"{name}: times")
     return shown
-
-
-_LATEX = {
-    **{char: f"\\{char}" for char in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "†": r"$\dagger$",
-    "·": r"$\cdot$",
-    "–": "--",
-    "\0": r"\textbf{",
-    "\1": "}",
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(char, char) for char in text)

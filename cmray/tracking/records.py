@@ -34,6 +34,7 @@ class Event(Record):
     nimg: int
     time: float  # seconds since the epoch, UTC
     metrics: dict[str, float]  # e.g. {"loss": 0.1} or {"fd/digits@1": 3.4}
+    intervals: dict[str, tuple[float, float]] = {}  # 95%, of a curve's metrics, where its samples tell
 
 
 class Result(Record):

@@ -58,9 +58,11 @@ def result(steps: int = 800, seconds: float = 95.0) -> Result:
 
 def trial(label: str, panels=("solver",), role="trial", status="finished", **fields) -> TrialRecord:
     name = fields.pop("name", label.replace(" ", "").replace("·", "-"))
+    home = fields.pop("experiment", "fig3")
     return TrialRecord(
-        name=name, label=label, role=role, panels=list(panels), experiment="fig3", folder=Path("fig3") / name,
-        objective=fields.pop("objective", "edm" if role == "teacher" else "cd"), config={}, status=status,
+        name=name, label=label, role=role, panels=list(panels), experiment=home, folder=Path(home) / name,
+        objective=fields.pop("objective", "edm" if role == "teacher" else "cd"), config=fields.pop("config", {}),
+        status=status,
         result=fields.pop("result", result() if status == "finished" else None), **fields,
     )  # fmt: skip
 
@@ -69,8 +71,8 @@ def teacher(one=81.2, many=2.37) -> TrialRecord:
     return trial(
         "edm teacher", (), "teacher",
         evaluations=[
-            evaluation(one, sampler="edm_heun"),
-            evaluation(many, sampler="edm_heun", nfe=35, times=[80.0 - i for i in range(18)]),
+            evaluation(one, sampler="edm-heun"),
+            evaluation(many, sampler="edm-heun", nfe=35, times=[80.0 - i for i in range(18)]),
         ],
     )  # fmt: skip
 

@@ -91,17 +91,14 @@ def test_damaged_records_are_named(tmp_path, file, text, said):
     assert file in str(caught.value)
 
 
-def test_a_whole_report(tmp_path):
+def test_a_whole_report_and_one_after_it_with_less(tmp_path):
     found = write_report(figure_three(), tmp_path)
-    names = {"table.csv", "table.md", "table.tex", "curve.png", "curve.svg", "search.png", "search.svg"}
-    assert set(found) == names == {path.name for path in tmp_path.iterdir()}
+    figures = {f"{stem}.{kind}" for stem in ("curve", "steps", "search") for kind in ("png", "svg")}
+    names = {"report.html", "table.csv", "table.md", "table.tex"}
+    assert set(found) == names | figures == {path.name for path in tmp_path.iterdir()}
     assert "Best in one step" in found["table.md"].read_text()
-
-
-def test_missing_figures_are_left_out_and_old_ones_removed(tmp_path):
-    write_report(figure_three(), tmp_path)
-    found = write_report(experiment(trial("a", status="waiting")), tmp_path)
-    assert set(found) == {"table.csv", "table.md", "table.tex"} == {path.name for path in tmp_path.iterdir()}
+    less = write_report(experiment(trial("a", status="waiting")), tmp_path)
+    assert set(less) == names == {path.name for path in tmp_path.iterdir()}, "figures of the earlier report are gone"
 
 
 def test_sentences_of_a_good_result():
@@ -140,7 +137,7 @@ def test_nothing_to_say():
 def test_reports_need_neither_torch_nor_ray_nor_mlflow_nor_pyplot():
     code = (
         "import sys, cmray.report.build, cmray.report.load, cmray.report.grids\n"
-        "bad = {'torch', 'ray', 'mlflow', 'matplotlib'} & set(sys.modules)\n"
+        "bad = {'torch', 'ray', 'mlflow', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
         "sys.exit(', '.join(bad) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -9,8 +9,9 @@ from report_factory import evaluation, experiment, provenance, trial
 from cmray.metrics.measures.base import measures
 from cmray.report.build import summary_sentences
 from cmray.report.columns import HIGHER_IS_BETTER, LOWER_IS_BETTER, shown_metric, value_columns
+from cmray.report.latex import to_latex
 from cmray.report.notes import evaluation_notes, metric_note, protocol_notes
-from cmray.report.tables import fd_table, footnotes, format_interval, to_csv, to_latex, to_markdown
+from cmray.report.tables import fd_table, footnotes, format_interval, to_csv, to_markdown
 from cmray.tracking.records import SeedBlock
 
 

@@ -9,7 +9,8 @@ from report_factory import evaluation, experiment, figure_three, search, teacher
 from rich.console import Console
 
 from cmray.report.columns import value_columns
-from cmray.report.tables import fd_table, footnotes, format_value, rich_table, to_csv, to_latex, to_markdown
+from cmray.report.latex import to_latex
+from cmray.report.tables import fd_table, footnotes, format_value, rich_table, to_csv, to_markdown
 
 
 def headers(*trials, **fields):
