@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmray.cluster.best import best_sampler, served_model
+from cmray.cluster.record_tables import draw_searches, evaluations_table, search_table, total_cost
 from cmray.core.errors import DataError
 from cmray.datasets.manifest import read_manifest
 from cmray.engine.versions import git_revision, versions
 from cmray.report.tables import fd_table
 from cmray.tracking.base import RunEnd, Tracker
-from cmray.tracking.records import Evaluation, Event, ExperimentRecord, TrialRecord
+from cmray.tracking.records import Evaluation, Event, ExperimentRecord, Result, TrialRecord
 
 PARENT = "sweep"
 
@@ -28,17 +30,9 @@ class Mirror:
     def open(self, record: ExperimentRecord, settings: Mapping[str, Any], storage: Path) -> None:
         """Finds or makes all runs. `settings` is the resolved experiment file."""
         tracker = self.tracker
-        revision = git_revision() or ""
-        tags = {
-            "cmray.git": revision,
-            "mlflow.source.name": f"cmray {versions()['cmray']}",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": revision.removesuffix("+changes"),
-            **{f"cmray.version.{k}": v for k, v in versions().items()},
-        }
         tracker.start_experiment(record.name, record.description)
         shown = {k: settings[k] for k in ("evaluate", "search", "report") if settings.get(k)}
-        tracker.open_run(PARENT, record.name, params=shown, tags={**tags, "cmray.role": "sweep"})
+        tracker.open_run(PARENT, record.name, params=shown, tags={**_software(), "cmray.role": "sweep"})
         self._open.add(PARENT)
         if settings:
             tracker.log_dict(PARENT, settings, "experiment.yaml")
@@ -52,7 +46,7 @@ class Mirror:
                 parent_key=PARENT,
                 params=trial.config,
                 tags={
-                    **tags,
+                    **_software(trial.result),
                     "cmray.role": trial.role,
                     "cmray.panels": ", ".join(trial.panels),
                     "cmray.trial": f"{trial.experiment}/{trial.name}",
@@ -88,8 +82,10 @@ class Mirror:
                 if e.provenance.n == record.num_samples:  # one name, one protocol; all others are files
                     tracker.log_metrics(key, {_metric_of(e): e.value}, step, e.time)
                 tracker.log_dict(key, e.model_dump(mode="json"), f"evaluations/{e.key}.json")
-            for s in trial.searches:
-                tracker.log_dict(key, s.model_dump(mode="json"), f"searches/{s.key}.json")
+            if trial.evaluations:
+                tracker.log_table(key, evaluations_table(trial, record.num_samples), "evaluations.json")
+            self._searches(record, trial)
+            tracker.log_metrics(key, _named(trial.cost), step, _last_time(trial))
             if trial.error:
                 tracker.log_text(key, trial.error, "error.txt")
             grid = record.folder / "samples" / f"{trial.name}.png"
@@ -98,9 +94,35 @@ class Mirror:
             end: dict[str, RunEnd] = {"finished": "finished", "failed": "failed"}
             tracker.close_run(key, end.get(trial.status, "killed"))
             self._open.discard(key)
+        self._best(record)
+        tracker.log_metrics(PARENT, _named(total_cost(record)), 0, max(map(_last_time, record.trials), default=0.0))
         tracker.log_table(PARENT, fd_table(record), "table.json")
         for path in files.values():
             tracker.log_artifact(PARENT, path, "samples" if path.parent.name == "samples" else "report")
+
+    def _searches(self, record: ExperimentRecord, trial: TrialRecord) -> None:
+        """Every point of the trial's searches: as files, as a table and as a picture."""
+        key = self._keys[trial.name]
+        for s in trial.searches:
+            self.tracker.log_dict(key, s.model_dump(mode="json"), f"searches/{s.key}.json")
+        if not trial.searches:
+            return
+        self.tracker.log_table(key, search_table(trial), "search.json")
+        picture = draw_searches(record, trial)
+        if picture is not None:
+            self.tracker.log_artifact(key, picture, "searches")
+
+    def _best(self, record: ExperimentRecord) -> None:
+        """The best sampler, as a number of the parent and as a model in the registry."""
+        found = best_sampler(record)
+        if found is None:
+            return
+        trial, evaluation = found
+        if evaluation.provenance.n == record.num_samples:
+            name = f"best/{record.metric}"
+            self.tracker.log_metrics(PARENT, {name: evaluation.value}, 0, evaluation.time)
+        model = served_model(record, trial, evaluation, _metric_of(evaluation))
+        self.tracker.register_model(self._keys[trial.name], model)
 
     def close(self, status: RunEnd) -> None:
         """Ends what is still open; a run that was interrupted is opened again by the next sweep."""
@@ -110,6 +132,29 @@ class Mirror:
             self.tracker.close_run(PARENT, status)
         self._open.clear()
         self.tracker.close()
+
+
+def _software(result: Result | None = None) -> dict[str, str]:
+    """Tags: what a finished trial was trained with, else what is running now."""
+    git = (git_revision() if result is None else result.git) or ""
+    found = versions() if result is None else result.versions
+    return {
+        "cmray.git": git,
+        "mlflow.source.name": f"cmray {found.get('cmray', '')}".strip(),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": git.removesuffix("+changes"),
+        **{f"cmray.version.{k}": v for k, v in found.items()},
+    }
+
+
+def _named(cost: Mapping[str, float]) -> dict[str, float]:
+    return {f"cost/{name}": value for name, value in cost.items()}
+
+
+def _last_time(trial: TrialRecord) -> float:
+    """When the trial's newest record was made, in seconds since the epoch; 0 before the first one."""
+    records = (*trial.events, *trial.evaluations, *trial.searches)
+    return max((record.time for record in records), default=0.0)
 
 
 def _metric_of(evaluation: Evaluation) -> str:

@@ -1,4 +1,4 @@
-"""Runs kept by MLflow; the only file that imports mlflow, and only when the store is first used."""
+"""Runs kept by MLflow. It is imported when the store is first used, not before."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from cmray.tracking.names import check_uri, ui_command, without_password
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+    from cmray.tracking.served import ServedModel
 
 KEY_TAG = "cmray.key"
 # The most that one log_batch takes: 1000 things of all kinds together, 100 params, 100 tags.
@@ -143,6 +145,11 @@ class MlflowStore:
         )
         tag = InputTag("mlflow.data.context", "training")
         self._client().log_inputs(run, datasets=[DatasetInput(dataset, [tag])])
+
+    def register(self, experiment: str, run: str, model: ServedModel) -> None:
+        from cmray.tracking.registry import register
+
+        register(self._client(), experiment, run, model)
 
     def end(self, run: str, status: str) -> None:
         self._client().set_terminated(run, status)
