@@ -251,7 +251,7 @@ class MirrorTracker:
 
     def log_table(self, key: str, table: DataFrame, artifact_file: str) -> None:
         # MlflowClient.log_table appends to the table that is there, so a replay would double its rows.
-        text = table.to_json(orient="split", index=False, date_format="iso", default_handler=str)
+        text = table.to_json(orient="split", index=False, date_format="iso", default_handler=str, double_precision=15)
         self._put(key, artifact_file, lambda: (text or "").encode(), table=True)
 
     def log_artifact(self, key: str, path: Path, folder: str | None = None) -> None:

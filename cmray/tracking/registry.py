@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 import os
 import tempfile
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CONTENT_TAG = "cmray.content"
+_VERSIONS_TAG = "mlflow.modelVersions"
 #: the alias of the version that is the best now: models:/NAME@best
 ALIAS = "best"
 _REQUIRED = ("cmray", "mlflow", "torch", "torchvision", "numpy", "pandas", "pydantic", "pyyaml", "safetensors")
@@ -39,6 +41,7 @@ def register(client: MlflowClient, experiment: str, run: str, model: ServedModel
         registered = client.create_registered_model(model.name, tags={"cmray.experiment": model.name})
     versions = client.search_model_versions(f"name = '{model.name}'")
     same = [int(v.version) for v in versions if v.tags.get(CONTENT_TAG) == content]
+    logged = None
     if same:
         version = str(min(same))
     else:
@@ -55,8 +58,17 @@ def register(client: MlflowClient, experiment: str, run: str, model: ServedModel
         )
         version = str(made.version)
     if str(registered.aliases.get(ALIAS)) != version:
+        _link(client, logged or _logged(client, experiment, run, model, content), model.name, version)
         client.set_registered_model_alias(model.name, ALIAS, version)
     return version
+
+
+def _link(client: MlflowClient, logged: LoggedModel, name: str, version: str) -> None:
+    """Lets the model's page show its version; a server does so by itself."""
+    known = json.loads(client.get_logged_model(logged.model_id).tags.get(_VERSIONS_TAG, "[]"))
+    if not any((v["name"], str(v["version"])) == (name, version) for v in known):
+        known.append({"name": name, "version": version})
+        client.set_logged_model_tags(logged.model_id, {_VERSIONS_TAG: json.dumps(known)})
 
 
 def _logged(client: MlflowClient, experiment: str, run: str, model: ServedModel, content: str) -> LoggedModel:

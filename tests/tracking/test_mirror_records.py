@@ -40,12 +40,11 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory) -> Done:
-    folder = tmp_path_factory.mktemp("swept")
-    file, watcher = study_file(folder), Watcher()
-    sweep(file, folder / "storage", None, watcher)
+def done(mlflow_storage, tmp_path_factory) -> Done:
+    file, watcher = study_file(tmp_path_factory.mktemp("files")), Watcher()
+    sweep(file, mlflow_storage, None, watcher)
     assert watcher.lines == []
-    made = Done(folder / "storage", file, {})
+    made = Done(mlflow_storage, file, {})
     made.runs = runs_of(made.uri, "study")
     return made
 
@@ -109,7 +108,7 @@ def test_tables_of_the_runs_compare_by_measure(done):
     common = set.intersection(*(set(values.index) for values in shown.values()))
     assert common == {"fd/digits · 1 NFE", "fd/digits · 2 NFE (80, 0.8)"}
     for trial in students:
-        assert sorted(shown[trial.label]) == sorted(e.value for e in trial.evaluations)
+        assert sorted(shown[trial.label]) == pytest.approx(sorted(e.value for e in trial.evaluations), rel=1e-14)
     tables = {run: json.loads(r["tags"]["mlflow.loggedArtifacts"]) for run, r in done.runs.items()}
     assert {"path": "table.json", "type": "table"} in tables["study"]
     assert all({"path": "evaluations.json", "type": "table"} in tables[t.label] for t in students)
@@ -120,9 +119,10 @@ def test_a_search_is_there_with_all_its_points_and_its_picture(done):
     (search,) = trial.searches
     table = done.table(trial.label, "search.json")
     assert list(table["order"]) == list(range(1, len(search.points) + 1))
-    assert list(table["sigma"]) == [p.sigma for p in search.points]
-    assert list(table["value"]) == [p.value for p in search.points]
-    assert set(table.loc[table["chosen"], "sigma"]) == {search.times[1]}
+    assert list(table["sigma"]) == pytest.approx([p.sigma for p in search.points], rel=1e-14)
+    assert list(table["value"]) == pytest.approx([p.value for p in search.points], rel=1e-14)
+    (chosen,) = set(table.loc[table["chosen"], "sigma"])
+    assert chosen == pytest.approx(search.times[1], rel=1e-14)
     artifacts = done.runs[trial.label]["artifacts"]
     assert "searches/search.png" in artifacts
     assert f"searches/{search.key}.json" in artifacts
@@ -144,7 +144,7 @@ def test_the_best_sampler_is_registered_under_the_experiments_name(done):
     assert version.tags["cmray.trial"] == f"study/{trial.name}"
     assert trial.label in version.description
     assert client.get_registered_model("study").aliases == {"best": version.version}
-    logged = client.get_logged_model(version.model_id)
+    (logged,) = client.search_logged_models([client.get_experiment_by_name("study").experiment_id])
     assert [m.value for m in logged.metrics] == [evaluation.value]
     assert done.runs["study"]["history"]["best/fd/digits"] == [(0, evaluation.value)]
 
