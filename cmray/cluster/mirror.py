@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmray.cluster.best import best_sampler, served_model
-from cmray.cluster.record_tables import draw_searches, evaluations_table, search_table, total_cost
+from cmray.cluster.record_tables import draw_searches, evaluations_table, search_table, total_cost, values_first
 from cmray.core.errors import DataError
 from cmray.datasets.manifest import read_manifest
 from cmray.engine.versions import git_revision, versions
@@ -96,7 +96,7 @@ class Mirror:
             self._open.discard(key)
         self._best(record)
         tracker.log_metrics(PARENT, _named(total_cost(record)), 0, max(map(_last_time, record.trials), default=0.0))
-        tracker.log_table(PARENT, fd_table(record), "table.json")
+        tracker.log_table(PARENT, values_first(fd_table(record)), "table.json")
         for path in files.values():
             tracker.log_artifact(PARENT, path, "samples" if path.parent.name == "samples" else "report")
 

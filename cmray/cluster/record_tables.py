@@ -11,8 +11,12 @@ from cmray.report.figures import search_figure
 from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
 
 #: costs that older records, or some machines, do not tell, and what every record of the same work has
-_PART_OF = dict.fromkeys(("gpu_seconds", "cpu_seconds", "energy_joules"), "train_seconds")
-_PART_OF["search_images"] = "search_seconds"
+_PART_OF = {
+    "gpu_seconds": "train_seconds",
+    "cpu_seconds": "train_seconds",
+    "energy_joules": "train_seconds",
+    "search_images": "search_seconds",
+}
 
 
 def evaluations_table(trial: TrialRecord, num_samples: int | None) -> pd.DataFrame:
@@ -51,6 +55,12 @@ def _measure(e: Evaluation, num_samples: int | None) -> str:
     return f"{p.metric} · {p.nfe} NFE{how}{f', n={p.n}' if p.n != num_samples else ''}"
 
 
+def values_first(frame: pd.DataFrame) -> pd.DataFrame:
+    """The experiment's table with its values beside the labels, as MLflow begins to compare with these two columns."""
+    first = ["label", *frame.attrs["values"]]
+    return frame[[*first, *(name for name in frame.columns if name not in first)]]
+
+
 def search_table(trial: TrialRecord) -> pd.DataFrame:
     """One row per evaluated point of all searches, in the order in which they were asked for."""
     rows = []
@@ -59,11 +69,11 @@ def search_table(trial: TrialRecord) -> pd.DataFrame:
         for order, (point, time) in enumerate(zip(s.points, rounds, strict=True), start=1):
             rows.append(
                 {
+                    "sigma": point.sigma,  # first, then the value: the columns that MLflow begins to compare with
+                    "value": point.value,
                     "search": f"{s.nfe} NFE, {s.mode}, n={s.provenance.n}",
                     "order": order,
                     "time": time,  # which of the noise levels was searched; the first is sigma_max
-                    "sigma": point.sigma,
-                    "value": point.value,
                     "error": point.error,
                     "tied": point.tied,
                     "confirmed": point.confirmed,

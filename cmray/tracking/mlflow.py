@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
@@ -100,7 +101,8 @@ class MlflowStore:
         same_key = f"tags.`{KEY_TAG}` = {quote}{key}{quote}"
         order = ["attributes.start_time ASC"]
         found = client.search_runs([experiment], same_key, max_results=1, order_by=order)
-        run = found[0] if found else client.create_run(experiment, tags={**tags, KEY_TAG: key}, run_name=name)
+        own = {**tags, KEY_TAG: key, "mlflow.user": _user()}  # of who began it, whoever goes on
+        run = found[0] if found else client.create_run(experiment, tags=own, run_name=name)
         status = run.info.status
         if status not in ("RUNNING", "FINISHED"):
             client.update_run(run.info.run_id, "RUNNING")
@@ -153,6 +155,13 @@ class MlflowStore:
 
     def end(self, run: str, status: str) -> None:
         self._client().set_terminated(run, status)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "unknown"
 
 
 def trial_of_run(run_id: str, uri: str | None, storage: Path) -> str | None:

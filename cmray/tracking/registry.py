@@ -133,7 +133,7 @@ def _signature(model: ServedModel) -> ModelSignature:
     from mlflow.types.schema import Array
 
     channels, height, width = model.facts.shape
-    inputs = [
+    inputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.long, "seed"),
         ColSpec(DataType.long, "count", required=False),
         ColSpec(Array(DataType.long), "labels", required=False),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -183,7 +183,7 @@ def _is_missing(value: Any) -> bool:
     """What a row holds of a column that was left out: nothing, NaN, or an empty list."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
-    return hasattr(value, "__len__") and not isinstance(value, str) and len(value) == 0
+    return isinstance(value, Sized) and not isinstance(value, str) and len(value) == 0
 
 
 def _whole(name: str, value: Any) -> int:

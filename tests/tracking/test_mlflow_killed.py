@@ -1,4 +1,4 @@
-"""A training that is killed again and again, with MLflow's SQLite store beside it, leaves one run with each step once."""
+"""A training that is killed twice, with MLflow's SQLite store beside it, leaves one run with each step once."""
 
 from __future__ import annotations
 
