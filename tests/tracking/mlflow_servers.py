@@ -35,7 +35,9 @@ class Server:
         port = ("--host", "127.0.0.1", "--port", self.port)
         self.command = [sys.executable, "-m", "mlflow", *map(str, (*arguments, *port))]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.environment = {**os.environ, **quiet, **(environment or {})}
+        # `mlflow models serve` looks for uvicorn on PATH, as in an activated environment
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        self.environment = {**os.environ, "PATH": path, **quiet, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -119,7 +121,7 @@ def postgres() -> Iterator[str]:
             )  # fmt: skip
         try:
             _wait(server, port, folder / "log")
-            yield f"postgresql://cmray:{password}@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://cmray:{password}@127.0.0.1:{port}/postgres"
         finally:
             server.send_signal(signal.SIGINT)  # its fast shutdown
             try:
