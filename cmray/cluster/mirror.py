@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cmray.cluster.best import best_sampler, served_model
+from cmray.cluster.record_tables import evaluations_table, total_cost, values_first
 from cmray.core.errors import DataError
 from cmray.datasets.manifest import read_manifest
 from cmray.engine.versions import git_revision, versions
@@ -14,7 +16,7 @@ from cmray.report.searches import PICTURE, search_points
 from cmray.report.tables import fd_table
 from cmray.tracking.base import RunEnd, Tracker
 from cmray.tracking.decisions import in_words
-from cmray.tracking.records import Evaluation, Event, ExperimentRecord, TrialRecord
+from cmray.tracking.records import Evaluation, Event, ExperimentRecord, Result, TrialRecord
 
 PARENT = "sweep"
 
@@ -29,17 +31,17 @@ class Mirror:
 
     def open(self, record: ExperimentRecord, settings: Mapping[str, Any], storage: Path) -> None:
         """Finds or makes all runs. `settings` is the resolved experiment file."""
-        tracker, tags = self.tracker, _tags()
+        tracker = self.tracker
         tracker.start_experiment(record.name, record.description)
         shown = {k: settings[k] for k in ("evaluate", "search", "report") if settings.get(k)}
-        tracker.open_run(PARENT, record.name, params=shown, tags={**tags, "cmray.role": "sweep"})
+        tracker.open_run(PARENT, record.name, params=shown, tags={**_software(), "cmray.role": "sweep"})
         self._open.add(PARENT)
         if settings:
             tracker.log_dict(PARENT, settings, "experiment.yaml")
         for trial in _begun(record):
-            self._open_trial(trial, PARENT, tags, storage)
+            self._open_trial(trial, PARENT, storage)
 
-    def _open_trial(self, trial: TrialRecord, parent: str | None, tags: Mapping[str, str], storage: Path) -> None:
+    def _open_trial(self, trial: TrialRecord, parent: str | None, storage: Path) -> None:
         # training anew gives new curves, and a run of their own
         key = trial.name if trial.attempt == 1 else f"{trial.name} attempt {trial.attempt}"
         self._keys[trial.name] = key
@@ -49,7 +51,7 @@ class Mirror:
             parent_key=parent,
             params=trial.config,
             tags={
-                **tags,
+                **_software(trial.result),
                 "cmray.role": trial.role,
                 "cmray.panels": ", ".join(trial.panels),
                 "cmray.trial": f"{trial.experiment}/{trial.name}",
@@ -78,14 +80,16 @@ class Mirror:
         tracker = self.tracker
         for trial in _begun(record):
             self._results_of(trial, record, storage)
-        tracker.log_table(PARENT, fd_table(record), "table.json")
+        self._best(record)
+        tracker.log_metrics(PARENT, _costs(total_cost(record)), 0, max(map(_last_time, record.trials), default=0.0))
+        tracker.log_table(PARENT, values_first(fd_table(record)), "table.json")
         for path in files.values():
             tracker.log_artifact(PARENT, path, "samples" if path.parent.name == "samples" else "report")
 
     def model(self, record: ExperimentRecord, trial: TrialRecord, storage: Path) -> None:
         """What is on disk of one trial, to the run that a sweep made for it, or will find."""
         self.tracker.start_experiment(record.name, record.description)
-        self._open_trial(trial, None, _tags(), storage)
+        self._open_trial(trial, None, storage)
         self._results_of(trial, record, storage)
 
     def _results_of(self, trial: TrialRecord, record: ExperimentRecord, storage: Path) -> None:
@@ -96,6 +100,9 @@ class Mirror:
         for name, e in _named(trial.evaluations, record.num_samples):
             tracker.log_metrics(key, {name: e.value}, step, e.time)
             tracker.log_dict(key, e.model_dump(mode="json"), f"evaluations/{e.key}.json")
+        if trial.evaluations:
+            tracker.log_table(key, evaluations_table(trial, record.num_samples), "evaluations.json")
+        tracker.log_metrics(key, _costs(trial.cost), step, _last_time(trial))
         for s in trial.searches:
             tracker.log_dict(key, s.model_dump(mode="json"), f"searches/{s.key}.json")
         if trial.searches:
@@ -114,6 +121,18 @@ class Mirror:
         tracker.close_run(key, end.get(trial.status, "killed"))
         self._open.discard(key)
 
+    def _best(self, record: ExperimentRecord) -> None:
+        """The best sampler, as a number of the parent and as a model in the registry."""
+        found = best_sampler(record)
+        if found is None:
+            return
+        trial, evaluation = found
+        if evaluation.provenance.n == record.num_samples:
+            name = f"best/{record.metric}"
+            self.tracker.log_metrics(PARENT, {name: evaluation.value}, 0, evaluation.time)
+        model = served_model(record, trial, evaluation, _metric_of(evaluation))
+        self.tracker.register_model(self._keys[trial.name], model)
+
     def close(self, status: RunEnd) -> None:
         """Ends what is still open; a run that was interrupted is opened again by the next sweep."""
         for key in self._open - {PARENT}:
@@ -124,16 +143,27 @@ class Mirror:
         self.tracker.close()
 
 
-def _tags() -> dict[str, str]:
-    """Which code this is."""
-    revision = git_revision() or ""
+def _software(result: Result | None = None) -> dict[str, str]:
+    """Tags: what a finished trial was trained with, else what is running now."""
+    git = (git_revision() if result is None else result.git) or ""
+    found = versions() if result is None else result.versions
     return {
-        "cmray.git": revision,
-        "mlflow.source.name": f"cmray {versions()['cmray']}",
+        "cmray.git": git,
+        "mlflow.source.name": f"cmray {found.get('cmray', '')}".strip(),
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": revision.removesuffix("+changes"),
-        **{f"cmray.version.{k}": v for k, v in versions().items()},
+        "mlflow.source.git.commit": git.removesuffix("+changes"),
+        **{f"cmray.version.{k}": v for k, v in found.items()},
     }
+
+
+def _costs(cost: Mapping[str, float]) -> dict[str, float]:
+    return {f"cost/{name}": value for name, value in cost.items()}
+
+
+def _last_time(trial: TrialRecord) -> float:
+    """When the trial's newest record was made, in seconds since the epoch; 0 before the first one."""
+    records = (*trial.events, *trial.evaluations, *trial.searches)
+    return max((record.time for record in records), default=0.0)
 
 
 def _named(evaluations: Sequence[Evaluation], num_samples: int | None) -> list[tuple[str, Evaluation]]:

@@ -23,6 +23,9 @@ class CheckpointFacts(BaseModel):
     step: int
     nimg: int
     seconds: float
+    gpu_seconds: float | None = None  # as in cmray.engine.cost.Cost; older checkpoints did not count
+    cpu_seconds: float | None = None
+    energy_joules: float | None = None
     shape: tuple[int, int, int]
     num_classes: int
     run_config: dict[str, Any]

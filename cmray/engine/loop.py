@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from cmray.core.files import write_atomic
 from cmray.core.rng import torch_generator
 from cmray.engine.batches import Batches, TrainingData, open_batches, resume_notes
 from cmray.engine.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
+from cmray.engine.cost import CostMeter
 from cmray.engine.curve import Curve, CurvePoints
 from cmray.engine.result import RESULT, write_result
 from cmray.engine.session import Session, from_rank0, gather, reduce_sum
@@ -143,12 +144,12 @@ def _steps(loop: _Loop, points: CurvePoints | None, saved: Path) -> bool:
         if last or stop or at % run.train.checkpoint_interval == 0:
             if points is not None:
                 points.wait(before=at)  # a run that goes on from here measures this step again, but none before it
-            loop.settle_clock()
+            loop.meter.settle()
             if session.rank == 0:
                 save_checkpoint(saved, state.parts(), state.facts(), run.train.keep_checkpoints)
     if points is not None:
         points.wait()
-    loop.settle_clock()
+    loop.meter.settle()
     return state.step == run.train.steps
 
 
@@ -161,8 +162,8 @@ class _Loop:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=session.device)  # of mean losses since the last log
         self._seen: list[Loss] = []
         self._since, self._waited = 0, 0.0
-        self._began = time.monotonic()
-        self._logged_at = self._began
+        self.meter = CostMeter(state.cost, session, run.resources.gpus_per_worker)
+        self._logged_at = time.monotonic()
 
     def one_step(self) -> None:
         run, state, session = self.run, self.state, self.session
@@ -234,13 +235,6 @@ class _Loop:
         flag = torch.tensor(float(self.session.should_stop()), device=self.session.device)
         return bool(reduce_sum(flag, self.session) > 0)
 
-    def settle_clock(self) -> None:
-        """Adds the time since the last call to the run's training seconds, whatever it was spent on: steps, waiting
-        for data, checkpoints, and waiting for points of the curve, but not what was measured while steps went on."""
-        now = time.monotonic()
-        self.state.seconds += now - self._began
-        self._began = now
-
 
 def _finish(folder: Path, state: TrainState, session: Session) -> Result:
     newest = newest_checkpoint(folder / "checkpoints", lambda _: None)
@@ -249,7 +243,7 @@ def _finish(folder: Path, state: TrainState, session: Session) -> Result:
     result = Result(
         steps=state.step,
         nimg=state.nimg,
-        seconds=state.seconds,
+        **asdict(state.cost),
         checkpoint=path.name,
         weights_sha256=facts.weights_sha256,
         versions=versions(),

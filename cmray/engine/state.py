@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cmray.core.errors import CheckpointError
 from cmray.core.precond import Denoiser, RawNet
 from cmray.core.rng import derive_seed, seed_device
 from cmray.engine.checkpoint import Parts, load_part
+from cmray.engine.cost import Cost
 from cmray.engine.flat import FlatModule, GradientExchange
 from cmray.engine.model import load_model
 from cmray.engine.optimizers import make_optimizer
@@ -35,7 +37,7 @@ class TrainState:
     ):
         self.run, self.shape, self.session = run, shape, session
         self.num_classes = num_classes if run.net.class_conditional else 0
-        self.step, self.nimg, self.seconds = 0, 0, 0.0
+        self.step, self.nimg, self.cost = 0, 0, Cost()
         self.dropout_seed = 0
         noise = run.noise
         if noise.sigma_data is None:
@@ -184,7 +186,7 @@ class TrainState:
         return CheckpointFacts(
             step=self.step,
             nimg=self.nimg,
-            seconds=self.seconds,
+            **asdict(self.cost),
             shape=self.shape,
             num_classes=self.num_classes,
             run_config=self.run.model_dump(mode="json"),
@@ -211,4 +213,5 @@ class TrainState:
             self.optimizer.load(part(OPTIMIZER))
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path} does not fit this run: {error}") from None
-        self.step, self.nimg, self.seconds = facts.step, facts.nimg, facts.seconds
+        self.step, self.nimg = facts.step, facts.nimg
+        self.cost = Cost(facts.seconds, facts.gpu_seconds, facts.cpu_seconds, facts.energy_joules)

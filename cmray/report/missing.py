@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from cmray.tracking.decisions import in_words
 from cmray.tracking.records import ExperimentRecord, TrialRecord
 
 
@@ -37,12 +38,8 @@ def _reason(trial: TrialRecord) -> str:
         return f"{lines[-1] if lines else 'no reason was recorded'}{f' ({at})' if at else ''}"
     if trial.status == "waiting":
         return "not begun"
-    # a stopping rule tells its step and name; older and newer records may tell less
-    decision = getattr(trial, "stopped", None)
-    rule = getattr(decision, "rule", None)
-    step = getattr(decision, "step", None)
-    if isinstance(rule, dict) and step is not None:
-        return f"at step {step:,} by {rule.get('name', 'a rule')}"
+    if trial.stopped is not None:
+        return in_words(trial.stopped)
     return at or "nothing logged"
 
 

@@ -44,30 +44,35 @@ def search_picture(folder: Path, label: str) -> Path | None:
 
 
 def search_points(searches: Sequence[Search]) -> DataFrame:
-    """A row for every evaluated point: which search and metric, how many evaluations of the network a sample takes,
-    which of its times, the noise level, value, standard error, and whether it was chosen."""
+    """A row for every evaluated point, in the order in which they were asked for.
+
+    Columns: sigma and value first, with which MLflow begins to compare tables; search and key, which one; metric; n;
+    nfe; mode; order, from 1; time, which of the noise levels was searched (the first is sigma_max); error; tied;
+    confirmed; chosen.
+    """
     import pandas as pd
 
     rows = []
     for search in searches:
-        start = 0
-        for time, count in enumerate(search.rounds, start=2):
-            for point in search.points[start : start + count]:
-                rows.append(
-                    {
-                        "search": search.key,
-                        "metric": search.provenance.metric,
-                        "n": search.provenance.n,
-                        "nfe": search.nfe,
-                        "mode": search.mode,
-                        "time": time,
-                        "sigma": point.sigma,
-                        "value": point.value,
-                        "error": point.error,
-                        "confirmed": point.confirmed,
-                        "tied": point.tied,
-                        "chosen": point.sigma == search.times[time - 1],
-                    }
-                )
-            start += count
+        rounds = search.rounds or [len(search.points)]
+        times = [number for number, count in enumerate(rounds, start=2) for _ in range(count)]
+        for order, (point, time) in enumerate(zip(search.points, times, strict=True), start=1):
+            rows.append(
+                {
+                    "sigma": point.sigma,
+                    "value": point.value,
+                    "search": f"{search.nfe} NFE, {search.mode}, n={search.provenance.n}",
+                    "key": search.key,
+                    "metric": search.provenance.metric,
+                    "n": search.provenance.n,
+                    "nfe": search.nfe,
+                    "mode": search.mode,
+                    "order": order,
+                    "time": time,
+                    "error": point.error,
+                    "tied": point.tied,
+                    "confirmed": point.confirmed,
+                    "chosen": point.sigma == search.times[time - 1],
+                }
+            )
     return pd.DataFrame(rows)

@@ -15,6 +15,8 @@ from cmray.tracking.records import Event
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from cmray.tracking.served import ServedModel
+
 RunEnd = Literal["finished", "failed", "killed"]
 
 
@@ -74,6 +76,10 @@ class Tracker(Protocol):
 
     def log_dataset(self, key: str, name: str, digest: str, source: str, rows: int) -> None:
         """Say which dataset the run read; `source` is its path or URI, `rows` the number of images."""
+        ...
+
+    def register_model(self, key: str, model: ServedModel) -> None:
+        """Make `model`, of this run, the best version of its name in the registry; a new version if there is none."""
         ...
 
     def close_run(self, key: str, status: RunEnd) -> None:

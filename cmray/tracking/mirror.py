@@ -27,6 +27,8 @@ from cmray.tracking.records import Event
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from cmray.tracking.served import ServedModel
+
 SYNCED_TAG = "cmray.synced_step.train"
 _UPLOADED_TAG = "cmray.artifacts"
 _TABLES_TAG = "mlflow.loggedArtifacts"
@@ -61,6 +63,7 @@ class RunStore(Protocol):
     def history(self, run: str, metric: str) -> dict[int, float]: ...
     def upload(self, run: str, data: bytes, file: str) -> None: ...
     def add_dataset(self, run: str, name: str, digest: str, source: str, rows: int) -> None: ...
+    def register(self, experiment: str, run: str, model: ServedModel) -> None: ...
     def end(self, run: str, status: str) -> None: ...
 
 
@@ -248,7 +251,7 @@ class MirrorTracker:
 
     def log_table(self, key: str, table: DataFrame, artifact_file: str) -> None:
         # MlflowClient.log_table appends to the table that is there, so a replay would double its rows.
-        text = table.to_json(orient="split", index=False, date_format="iso", default_handler=str)
+        text = table.to_json(orient="split", index=False, date_format="iso", default_handler=str, double_precision=15)
         self._put(key, artifact_file, lambda: (text or "").encode(), table=True)
 
     def log_artifact(self, key: str, path: Path, folder: str | None = None) -> None:
@@ -263,6 +266,10 @@ class MirrorTracker:
         if artifact_file.endswith((".yaml", ".yml")):  # through JSON, as YAML refuses paths and tuples
             text = yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True)
         self.log_text(key, text, artifact_file)
+
+    def register_model(self, key: str, model: ServedModel) -> None:
+        self._check(key)
+        self._outbox.do("a model", lambda: self._store.register(self._open_experiment(), self._run(key).id, model))
 
     def log_dataset(self, key: str, name: str, digest: str, source: str, rows: int) -> None:
         self._check(key)

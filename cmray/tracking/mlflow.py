@@ -1,7 +1,8 @@
-"""Runs kept by MLflow; the only file that imports mlflow, and only when the store is first used."""
+"""Runs kept by MLflow. It is imported when the store is first used, not before."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import os
@@ -19,6 +20,8 @@ from cmray.tracking.names import check_uri, ui_command, without_password
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+    from cmray.tracking.served import ServedModel
 
 KEY_TAG = "cmray.key"
 # The most that one log_batch takes: 1000 things of all kinds together, 100 params, 100 tags.
@@ -98,7 +101,8 @@ class MlflowStore:
         same_key = f"tags.`{KEY_TAG}` = {quote}{key}{quote}"
         order = ["attributes.start_time ASC"]
         found = client.search_runs([experiment], same_key, max_results=1, order_by=order)
-        run = found[0] if found else client.create_run(experiment, tags={**tags, KEY_TAG: key}, run_name=name)
+        own = {**tags, KEY_TAG: key, "mlflow.user": _user()}  # of who began it, whoever goes on
+        run = found[0] if found else client.create_run(experiment, tags=own, run_name=name)
         status = run.info.status
         if status not in ("RUNNING", "FINISHED"):
             client.update_run(run.info.run_id, "RUNNING")
@@ -144,8 +148,20 @@ class MlflowStore:
         tag = InputTag("mlflow.data.context", "training")
         self._client().log_inputs(run, datasets=[DatasetInput(dataset, [tag])])
 
+    def register(self, experiment: str, run: str, model: ServedModel) -> None:
+        from cmray.tracking.registry import register
+
+        register(self._client(), experiment, run, model)
+
     def end(self, run: str, status: str) -> None:
         self._client().set_terminated(run, status)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "unknown"
 
 
 def trial_of_run(run_id: str, uri: str | None, storage: Path) -> str | None:

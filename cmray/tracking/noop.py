@@ -12,6 +12,8 @@ from cmray.tracking.records import Event
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from cmray.tracking.served import ServedModel
+
 
 class NoopTracker:
     """Does nothing, but like every tracker raises KeyError for a run that was not opened."""
@@ -60,6 +62,9 @@ class NoopTracker:
         self._check(key)
 
     def log_dataset(self, key: str, name: str, digest: str, source: str, rows: int) -> None:
+        self._check(key)
+
+    def register_model(self, key: str, model: ServedModel) -> None:
         self._check(key)
 
     def close_run(self, key: str, status: RunEnd) -> None:

@@ -34,6 +34,7 @@ class Outbox:
         self._probe = probe
         self._warn = warn
         self._warned: set[str] = set()
+        self._reasons: set[str] = set()  # why actions were refused
         self._queue: deque[tuple[str, Callable[[], object]]] = deque()
         self._wait, self._again_at = _FIRST_WAIT, 0.0
         self.lock = threading.RLock()
@@ -62,7 +63,7 @@ class Outbox:
             if problem and _problem(self._probe) is None:
                 problem = _problem(action)  # it answers: it may just have come back
                 if problem and _problem(self._probe) is None:
-                    self._warn_once(what, f"{self._where} did not take {what}: {problem}")
+                    self._refused(what, problem)
                     problem = None
             if problem:
                 self._warn_once(
@@ -73,6 +74,16 @@ class Outbox:
                 return
             self._queue.popleft()
             self._wait, self._again_at = _FIRST_WAIT, 0.0
+
+    def _refused(self, what: str, problem: str) -> None:
+        """One line for each kind of action, and one for all that fail for the same reason."""
+        if problem not in self._reasons:
+            self._reasons.add(problem)
+            self._warn_once(
+                what,
+                f"{self._where} did not take {what}: {problem}; it stays in the storage folder, and the next "
+                "`cmray sweep` tries again",
+            )
 
     def _warn_once(self, kind: str, line: str) -> None:
         if kind not in self._warned:

@@ -96,7 +96,7 @@ class Evaluation(Record):
     key: str
     value: float
     provenance: Provenance
-    seconds: float
+    seconds: float  # since the one before it that was measured with it, so that those of a stage add up
     time: float
     low: float | None = None  # of the 95% interval
     high: float | None = None
@@ -181,6 +181,23 @@ class TrialRecord(Record):
     attempt: int = 1
     #: the extractor that is also the training distance's network; such a row is flagged in tables
     trained_in_features_of: str | None = None
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What it took, as far as it was told: train_seconds, gpu_seconds, cpu_seconds, energy_joules and images_seen
+        of its training; evaluate_seconds; search_seconds and search_images (through the network). Searches that ran
+        together share their seconds."""
+        told: dict[str, float | None] = {}
+        if (r := self.result) is not None:
+            told |= {"train_seconds": r.seconds, "gpu_seconds": r.gpu_seconds, "cpu_seconds": r.cpu_seconds}
+            told |= {"energy_joules": r.energy_joules, "images_seen": r.nimg}
+        if self.evaluations:
+            told["evaluate_seconds"] = sum(e.seconds for e in self.evaluations)
+        if self.searches:
+            spent = [s.nfe_spent for s in self.searches]
+            told["search_seconds"] = sum(s.seconds for s in self.searches)
+            told["search_images"] = None if None in spent else sum(n for n in spent if n is not None)
+        return {name: float(value) for name, value in told.items() if value is not None}
 
 
 class ExperimentRecord(Record):

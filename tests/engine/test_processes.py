@@ -79,6 +79,7 @@ def two_ranks(tmp_path_factory) -> Path:
         start(
             [
                 {"what": "gradients"},
+                {"what": "cost"},
                 job(small(two), out / "ct"),
                 job(small({**two, "train.accumulate": 2}), out / "ct accumulate"),
                 job(small({**cd, **two, "net.class_conditional": False}), out / "cd", teacher),
@@ -142,6 +143,15 @@ def test_two_ranks_of_two_parts_equal_four_parts_up_to_the_order_of_the_sum(two_
     one, two = (load_file(checkpoint(f) / "student.safetensors") for f in (tmp_path, two_ranks / "ct accumulate"))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) <= 1e-6
     assert read_checkpoint_facts(checkpoint(two_ranks / "ct accumulate")).nimg == 96
+
+
+def test_the_cost_of_all_ranks_is_added_up(two_ranks):
+    zero, one = (json.loads((two_ranks / f"cost-rank-{r}.json").read_text()) for r in (0, 1))
+    assert zero["cpu_seconds"] == one["cpu_seconds"] >= 0.15
+    assert zero["energy_joules"] is one["energy_joules"] is None
+    result = json.loads((two_ranks / "ct" / "result.json").read_text())
+    assert result["cpu_seconds"] > 0
+    assert (result["gpu_seconds"], result["energy_joules"]) == (0, None)
 
 
 def test_both_ranks_hold_the_same_bits(two_ranks):

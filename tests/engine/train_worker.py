@@ -6,6 +6,8 @@ usage: train_worker.py JOBS.json OUT      writes OUT/rank-R.json and OUT/*-rank-
 import json
 import sys
 import threading
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from small_run import CPU, digits
 
 from cmray.config.run import RunConfig
 from cmray.engine.batches import ResidentBatches
+from cmray.engine.cost import Cost, CostMeter
 from cmray.engine.flat import FlatModule, GradientExchange
 from cmray.engine.loop import _Loop, train
 from cmray.engine.session import PlainSession, plain_session, prepare_process
@@ -99,6 +102,17 @@ def gradients(session: PlainSession, out: Path) -> None:
     torch.save(found, out / f"gradients-rank-{session.rank}.pt")
 
 
+def spend(session: PlainSession, out: Path) -> None:
+    """What the meter says when rank r has computed for 0.05 (r + 1) seconds."""
+    cost = Cost()
+    meter = CostMeter(cost, session, 0)
+    end = time.process_time() + 0.05 * (session.rank + 1)
+    while time.process_time() < end:
+        pass
+    meter.settle()
+    (out / f"cost-rank-{session.rank}.json").write_text(json.dumps(asdict(cost)))
+
+
 def main() -> None:
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     prepare_process(1)
@@ -107,6 +121,9 @@ def main() -> None:
         for job in jobs:
             if job.get("what") == "gradients":
                 gradients(session, out)
+                continue
+            if job.get("what") == "cost":
+                spend(session, out)
                 continue
             run = RunConfig.model_validate(job["run"])
             if job.get("what") == "params":

@@ -10,6 +10,7 @@ from cmray.tracking.make import make_tracker
 from cmray.tracking.mirror import SYNCED_TAG, Found, MirrorTracker, Point
 from cmray.tracking.names import check_uri, flatten, metric_name, ui_command
 from cmray.tracking.records import Event
+from cmray.tracking.served import ServedModel
 
 
 class FakeStore:
@@ -63,6 +64,9 @@ class FakeStore:
 
     def add_dataset(self, run: str, name: str, digest: str, source: str, rows: int) -> None:
         self._call("add_dataset")
+
+    def register(self, experiment: str, run: str, model: ServedModel) -> None:
+        self._call(f"register {model.name}")
 
     def end(self, run: str, status: str) -> None:
         self._call(f"end {status}")
@@ -180,8 +184,35 @@ def test_what_the_store_refuses_is_named_once_and_does_not_stop_the_rest(store, 
     tracker.log_text("trial", "a", "a.txt")
     tracker.log_text("trial", "b", "b.txt")
     tracker.sync_events("trial", train(1))
-    assert lines == ["MLflow at http://host did not take a file: ValueError: upload is not allowed"]
+    (line,) = lines
+    assert line.startswith("MLflow at http://host did not take a file: ValueError: upload is not allowed; it stays in")
     assert sent(store, "loss") == [1]
+
+
+def test_a_store_that_takes_no_runs_is_one_line_and_gets_all_of_them_once_it_does(store, lines):
+    store.refused = {"open_run"}
+    for _ in range(2):
+        tracker = opened(store, lines)
+        tracker.sync_events("trial", train(1, 2))
+        tracker.log_text("trial", "a", "a.txt")
+        tracker.close_run("trial", "finished")
+        tracker.close()
+        if store.refused:
+            (line,) = lines
+            assert "did not take a run: ValueError: open_run is not allowed" in line
+            assert "next `cmray sweep` tries again" in line
+        store.refused = set()
+    assert sent(store, "loss") == [1, 2]
+    assert "end FINISHED" in store.calls
+    assert len(lines) == 1
+
+
+def test_a_model_is_registered_under_its_run(store, lines, tmp_path):
+    tracker = opened(store, lines)
+    with pytest.raises(KeyError):
+        tracker.register_model("other", ServedModel("fig3", tmp_path, 1, (80.0,)))
+    tracker.register_model("trial", ServedModel("fig3", tmp_path, 1, (80.0,)))
+    assert store.calls[-1] == "register fig3"
 
 
 def test_a_file_that_is_gone_is_named(store, lines, tmp_path):

@@ -19,9 +19,8 @@ from cmray.tracking.records import Event
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory) -> Path:
-    """One store for the module, in a folder whose name has a space: creating one takes more than a second."""
-    return tmp_path_factory.mktemp("a storage")
+def storage(mlflow_storage) -> Path:
+    return mlflow_storage
 
 
 @pytest.fixture

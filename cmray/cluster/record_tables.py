@@ -1,0 +1,67 @@
+"""Records as the tables that MLflow compares runs by, and what an experiment took."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from cmray.report.columns import times_label
+from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
+
+#: costs that older records, or some machines, do not tell, and what every record of the same work has
+_PART_OF = {
+    "gpu_seconds": "train_seconds",
+    "cpu_seconds": "train_seconds",
+    "energy_joules": "train_seconds",
+    "search_images": "search_seconds",
+}
+
+
+def evaluations_table(trial: TrialRecord, num_samples: int | None) -> pd.DataFrame:
+    """One row per number. `measure` is the same text in all runs for what may be compared: group by it.
+
+    Args:
+        num_samples: of the experiment as it is now; rows of other n say so in `measure`.
+    """
+    rows = []
+    for e in sorted(trial.evaluations, key=lambda e: (e.provenance.metric, e.provenance.nfe, e.provenance.searched)):
+        p = e.provenance
+        rows.append(
+            {
+                "measure": _measure(e, num_samples),
+                "value": e.value,
+                "low": e.low,
+                "high": e.high,
+                "metric": p.metric,
+                "nfe": p.nfe,
+                "sampler": p.sampler,
+                "times": times_label(p.times),
+                "searched": p.searched,
+                "weights": p.weights,
+                "n": p.n,
+                "seed_blocks": p.seed_blocks,
+                "seconds": e.seconds,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _measure(e: Evaluation, num_samples: int | None) -> str:
+    """`fd/digits · 1 NFE`, `fd/digits · 2 NFE (80, 0.8)`, `fd/digits · 2 NFE searched, n=512`."""
+    p = e.provenance
+    how = " searched" if p.searched else f" ({times_label(p.times)})" if p.sampler == "multistep" else ""
+    return f"{p.metric} · {p.nfe} NFE{how}{f', n={p.n}' if p.n != num_samples else ''}"
+
+
+def values_first(frame: pd.DataFrame) -> pd.DataFrame:
+    """The experiment's table with its values beside the labels, as MLflow begins to compare with these two columns."""
+    first = ["label", *frame.attrs["values"]]
+    return frame.reindex(columns=[*first, *(name for name in frame.columns if name not in first)])
+
+
+def total_cost(experiment: ExperimentRecord) -> dict[str, float]:
+    """Sums over all trials, teachers included, of what every one that has a part of it told. Trials may have run at
+    the same time, so that seconds add up to more than passed on the clock."""
+    costs = [trial.cost for trial in experiment.trials]
+    names = dict.fromkeys(name for cost in costs for name in cost)
+    whole = [name for name in names if all(name in cost for cost in costs if _PART_OF.get(name, name) in cost)]
+    return {name: sum(cost.get(name, 0.0) for cost in costs) for name in whole}
