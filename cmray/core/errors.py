@@ -20,6 +20,18 @@ class DataError(CmrayError):
     """A dataset folder that is missing, damaged or of another kind than the run needs."""
 
 
+class MissingDataError(DataError):
+    """A dataset that is not there yet, and could be prepared."""
+
+
+class MissingWeightsError(DataError):
+    """A published file of weights that is not here. `file` is its name."""
+
+    def __init__(self, message: str, file: str = ""):
+        super().__init__(message)
+        self.file = file
+
+
 class CheckpointError(CmrayError):
     """A checkpoint that is missing, damaged or belongs to another network."""
 

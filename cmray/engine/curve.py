@@ -49,5 +49,5 @@ class Curve:
             )
             blocks = seed_blocks(SEED_BASE["curve"], self.config.num_samples, self.BLOCK)
             statistics = merged([block_statistics(generate, self.extractor, seeds) for seeds in blocks])
-            out[f"{self.config.metric}@{nfe}"] = frechet_distance(statistics, self.reference)
+            out[f"{self.config.metric_name}@{nfe}"] = frechet_distance(statistics, self.reference)
         return out
