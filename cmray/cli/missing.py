@@ -58,9 +58,11 @@ def _needs(file: Path, missing: Missing) -> str:
     for folder, name in missing.datasets.items():
         place = _near(Path(folder))
         wanted.append(f"{name} in {place}, which is not there: `{prepare_command(name, str(place))}`")
+    data = _near(Path(next(iter(missing.datasets))))
+    features = [f"then `cmray features train {data} --out {_near(Path(file))}`" for file in sorted(missing.trained)]
     files = ", ".join(sorted(missing.files))
     weights = f"; and weights that are not here: {files} (`cmray doctor` says how to get them)" if files else ""
-    return f"{file} needs {' and '.join(wanted)}{weights}"
+    return f"{file} needs {', '.join([' and '.join(wanted), *features])}{weights}"
 
 
 def _near(path: Path) -> Path:

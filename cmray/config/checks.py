@@ -27,19 +27,24 @@ class Missing:
     datasets: dict[str, str] = field(default_factory=dict)
     #: published files of weights
     files: set[str] = field(default_factory=set)
+    #: files that `cmray features train` makes
+    trained: set[str] = field(default_factory=set)
 
 
 def check_identity(run: RunConfig, identity: str) -> None:
+    """Raises ConfigError when the run names another teacher than the one there is, by content."""
     assert run.teacher is not None
     if run.teacher.identity not in (None, identity):
         raise ConfigError(f"teacher.identity is {run.teacher.identity}, but the teacher's is {identity}")
 
 
 def sigma_data(run: RunConfig, facts: DataFacts) -> float:
+    """The scale of the data, > 0: the run's own, or the dataset's standard deviation to six digits."""
     return run.noise.sigma_data or round(facts.std, 6)
 
 
 def check_teacher_run(run: RunConfig, teacher: RunConfig, shown: str, facts: DataFacts) -> None:
+    """Raises ConfigError when the model of `teacher`, called `shown`, cannot teach this run."""
     if not teacher.objective.is_denoiser:
         raise ConfigError(f"teacher {shown} has objective.name {teacher.objective.name}; a teacher is a denoiser (edm)")
     if teacher.net.class_conditional and not run.net.class_conditional:
@@ -74,10 +79,11 @@ def unless_missing(missing: Missing | None) -> Iterator[None]:
     except MissingWeightsError as error:
         if missing is None:
             raise
-        missing.files.add(error.file)
+        (missing.trained if error.trained else missing.files).add(error.file)
 
 
 def check_against_data(run: RunConfig, facts: DataFacts, missing: Missing | None) -> None:
+    """Raises CmrayError when network, loss or curve do not fit the images; MissingWeightsError as `missing` says."""
     if run.noise.sigma_data is None and round(facts.std, 6) == 0:
         raise ConfigError(f"noise.sigma_data is the data's standard deviation, which is 0 for {facts.name}; give one")
     if run.net.class_conditional and not facts.num_classes:
@@ -87,12 +93,15 @@ def check_against_data(run: RunConfig, facts: DataFacts, missing: Missing | None
             check_extractor(run.curve.extractor, facts, "curve.metric")
     if run.objective.features is not None:
         own = getattr(getattr(run.objective, "distance", None), "extractor", run.objective.features)
-        check_extractor(own, facts, "objective.distance.extractor")
+        with unless_missing(missing):
+            check_extractor(own, facts, "objective.distance.extractor")
     distance = getattr(run.objective, "distance", None)
     if distance is not None:
         try:
             with unless_missing(missing):
                 distance.check(facts.shape)
+        except MissingWeightsError as error:
+            raise MissingWeightsError(f"objective.distance: {error}", error.file) from None
         except (CmrayError, ValueError) as error:
             raise ConfigError(f"objective.distance: {error}") from None
     try:
@@ -108,17 +117,19 @@ def _extractor(extractor: str) -> Extractor:
 
 
 def check_extractor(extractor: str | ExtractorConfig, facts: DataFacts, field_path: str) -> None:
+    """Raises ConfigError when it does not take the images, MissingWeightsError when its file is not here."""
     name = extractor if isinstance(extractor, str) else extractor.name
     options = extractor if isinstance(extractor, str) else extractor.model_dump(mode="json")
     try:
         _extractor(json.dumps(options)).check(facts.shape)
     except MissingWeightsError as error:
-        raise MissingWeightsError(f"{field_path} is {name}: {error}", error.file) from None
+        raise MissingWeightsError(f"{field_path} is {name}: {error}", error.file, error.trained) from None
     except CmrayError as error:
         raise ConfigError(f"{field_path} is {name}: {error}") from None
 
 
 def check_times(config: ExperimentConfig, path: Path) -> None:
+    """Raises ConfigError for noise levels of `evaluate.times` that the experiment does not have."""
     assert config.evaluate is not None
     for nfe, times in config.evaluate.times.items():
         if not all(config.noise.sigma_min < t <= config.noise.sigma_max for t in times):

@@ -25,11 +25,16 @@ class MissingDataError(DataError):
 
 
 class MissingWeightsError(DataError):
-    """A published file of weights that is not here. `file` is its name."""
+    """A file of weights that is not here.
 
-    def __init__(self, message: str, file: str = ""):
+    Args:
+        file: its name.
+        trained: whether it is the user's own, made by `cmray features train`.
+    """
+
+    def __init__(self, message: str, file: str = "", trained: bool = False):
         super().__init__(message)
-        self.file = file
+        self.file, self.trained = file, trained
 
 
 class CheckpointError(CmrayError):

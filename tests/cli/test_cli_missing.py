@@ -73,6 +73,7 @@ def test_an_overlay_without_its_data_suggests_one_that_has(repository):
     overlay = "experiments/overlays/mnist.yaml"
     line = refused(here("sweep", "experiments/fig3.yaml", "--overlay", overlay, "--storage", "storage"))
     assert "`cmray data prepare mnist --out data/mnist`" in line
+    assert "then `cmray features train data/mnist --out data/mnist-features.safetensors`" in line
     assert "GPU-hours" not in line, "it asks for none"
     assert line.endswith("--overlay experiments/overlays/digits.yaml`")
 

@@ -181,12 +181,15 @@ def test_rules_are_the_same_in_whichever_order_files_are_loaded_and_files_stay_a
             "over.yaml: replace: field 'train.stpes' does not exist: train has no 'stpes'; did you mean 'steps'?",
         ),
         ({"replace": {"objective.distence": {1: 2}}}, "objective has no 'distence'; did you mean 'distance'?"),
-        ({"replace": {"objective.num_sigmas.s2": {1: 2}}}, "objective.num_sigmas has no 's2'; did you mean 's0'?"),
+        ({"replace": {"objective.num_sigmas.s2": {1: 2}}}, "objective.num_sigmas has no 's2'; did you mean 's1'?"),
         ({"replace": {"panels.grid": {1: 2}}}, "an experiment has no 'panels'"),
         ({"replace": {"train.steps": 3}}, "over.yaml: replace.train.steps: must be a valid dictionary; found 3"),
         ({"drop": ["evaluate.nfe"]}, "over.yaml: drop: field 'evaluate.nfe' does not exist: an experiment has no"),
         ({"drop": "net"}, "over.yaml: drop: must be a valid tuple; found 'net'"),
-        ({"replace": {"objective.distance": {"l2": "l9"}}}, "unknown distance 'l9'; did you mean 'l1'?"),
+        (
+            {"replace": {"objective.distance": {"l2": "l9"}}},
+            "over.yaml: objective.distance.name: unknown distance 'l9'; did you mean 'l2'?",
+        ),
     ],
 )
 def test_an_overlay_that_cannot_be(at, overlay, words):
