@@ -184,5 +184,5 @@ def _same(value: Any, old: Any) -> bool:
         return value is old
     try:
         return float(value) == float(old)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value == old
