@@ -76,7 +76,7 @@ def _near(path: Path) -> Path:
 def _that_runs(file: Path, storage: Path) -> Path | None:
     """The first overlay beside the file, or beside its folder, with which it could run here."""
     for folder in (file.parent / "overlays", file.parent.parent / "overlays"):
-        for overlay in sorted(folder.glob("*.yaml")):
+        for overlay in sorted(folder.glob("*.yaml"), key=lambda path: path.stem):
             try:
                 plan_experiment(file, [], storage, overlays=[overlay])
             except CmrayError:
