@@ -22,9 +22,6 @@ from cmray.nn import nets
 from cmray.objectives.base import objectives
 from cmray.solvers import solvers
 
-#: sections of a file that are rules and no fields of the experiment
-SECTIONS = ("replace", "drop")
-
 #: fields that hold one of several components: a rule may name a field of any of them
 _COMPONENTS: dict[str, Registry[Any]] = {
     "net": nets,
