@@ -97,11 +97,20 @@ def apply_rules(values: dict[str, Any], rules: Rules) -> set[str]:
             values[key] = _swapped(key, values[key], path, table)[1]
         if any(values[k] != v for k, v in before.items()):
             touched.add(path)
+    if "panels" in values:
+        values["panels"] = _apart(values["panels"])
     panels = values.get("panels")
     for panel in panels.values() if isinstance(panels, dict) else ():
         if isinstance(panel, dict):
             _change_panel(panel, rules)
     return touched
+
+
+def _apart(value: Any) -> Any:
+    """A copy in which nothing stands twice, as anchors of YAML make it: each place is changed once."""
+    if isinstance(value, dict):
+        return {key: _apart(inner) for key, inner in value.items()}
+    return [_apart(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _change_panel(panel: dict[str, Any], rules: Rules) -> None:

@@ -216,3 +216,11 @@ def test_overlays_of_a_file_without_a_name_leave_it_to_the_check(at):
     at("exp.yaml", {k: v for k, v in EXP.items() if k != "name"})
     with pytest.raises(ConfigError, match="name: is required"):
         plan(at("over.yaml", {"seed": 1}))
+
+
+def test_what_an_anchor_repeats_is_replaced_once_in_each_place(at):
+    text = yaml.safe_dump({k: v for k, v in EXP.items() if k != "panels"})
+    panels = "panels:\n  a: {points: [&p {train.steps: 100, seed: 1}]}\n  b: {points: [*p]}\n"
+    Path("exp.yaml").write_text(text + panels)
+    found = plan(at("over.yaml", {"replace": {"train.steps": {100: 50, 50: 25}}}))
+    assert [t.run.train.steps for t in found.trials] == [50]
