@@ -160,9 +160,8 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
         budgets = " and ".join(map(str, evaluate["nfe"]))
         stages.append(f"{evaluate['metric']} at {budgets} NFE on {evaluate['num_samples']:,} samples")
     if search:
-        stages.append(
-            f"search sampling times of the {search['trials']} model{'s' if search['trials'] == 'all' else ''}"
-        )
+        which = "all models" if search["trials"] == "all" else "the best model"
+        stages.append(f"search sampling times of {which}")
     errors.print(f"Plan: {'; '.join(stages)}. Results under {storage}", highlight=False, soft_wrap=True)
     if new:
         seconds = shown["seconds"]
