@@ -31,6 +31,14 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field, e.g. train.steps=100. Repeatable."),
 ]
+Overlay = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--overlay",
+        metavar="FILE",
+        help="Merge this file over FILE, before --set, e.g. experiments/overlays/digits.yaml. Repeatable.",
+    ),
+]
 Storage = Annotated[
     Path, typer.Option("--storage", envvar=STORAGE_VARIABLE, help="Folder for all results.", show_default=True)
 ]

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from cmray.cli.console import duration, errors, output, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Set, Storage, TrackingUri, same_command
+from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Overlay, Set, Storage, TrackingUri, same_command
 from cmray.cli.options import command as cli_command
 from cmray.cli.report import show_record
 
@@ -27,6 +27,7 @@ def sweep(
     context: typer.Context,
     file: File,
     set_: Set = None,
+    overlay: Overlay = None,
     address: Address = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     only: Annotated[
@@ -50,6 +51,8 @@ def sweep(
     """Train, evaluate and search every trial of an experiment file; only what is missing is done.
 
     Example: cmray sweep experiments/quickstart.yaml
+
+    Example: cmray sweep experiments/fig3.yaml --overlay experiments/overlays/digits.yaml
     """
     began = time.monotonic()
     if max_hours is not None and not 0 < max_hours < float("inf"):
@@ -60,19 +63,24 @@ def sweep(
     from cmray.cluster.connect import ray_address
     from cmray.cluster.sweep import Sweep
     from cmray.config.plan import plan_experiment
-    from cmray.core.errors import ConfigError
+    from cmray.core.errors import ConfigError, MissingDataError, MissingWeightsError
     from cmray.core.locks import check_writable
     from cmray.tracking.make import make_tracker
 
     storage = storage.expanduser().absolute()
-    plan = plan_experiment(file, set_ or [], storage, only or [])
+    try:
+        plan = plan_experiment(file, set_ or [], storage, only or [], overlay or [])
+    except (MissingDataError, MissingWeightsError) as error:
+        from cmray.cli.missing import explained
+
+        raise explained(error, "sweep", file, set_ or [], storage, only or [], overlay or []) from None
     if not plan.config.panels:
         raise ConfigError(f"{file} has no panels, so there is nothing to sweep; `cmray train {file}` trains it")
     progress = Progress(errors)
     tracker = make_tracker(tracking_uri, storage, progress.warn)
     budget = Budget(max_hours, began)
     work = Sweep(plan, storage, ray_address(address), tracker, progress, max_concurrent, budget)
-    work.check()
+    work.check(room=not dry_run)  # what is planned here may run elsewhere
     shown = _describe(plan, max_concurrent, ray_address(address))
     if as_json and dry_run:
         print_json(shown)
@@ -114,11 +122,13 @@ def _show_left(outcome: Outcome, hours: float | None, again: str) -> None:
 
 def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, Any]:
     """What a sweep will do, as plain values."""
-    from cmray.cluster.forecast import forecast
+    from cmray.cluster.forecast import forecast, needs_cost
     from cmray.cluster.stages import result_of, resumes_at, stopped
+    from cmray.engine.cost import cost_of
 
     expected = forecast(plan, limit, here=address is None)
-    trials = []
+    trials, finished = [], [t for t in plan.all_trials if result_of(t) is not None]
+    cost = cost_of(plan, finished) if needs_cost(plan, expected) else None
     for trial in plan.all_trials:
         run, done = trial.run, result_of(trial) is not None
         ended = stopped(plan, trial)
@@ -137,6 +147,7 @@ def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, A
                 "gpus": r.workers * r.gpus_per_worker,
                 "state": f"stopped at {ended.step:,}" if ended else state,
                 "seconds": 0.0 if done or ended else expected.trials[str(trial.folder)],
+                "gpu_hours": cost.trials[str(trial.folder)] if cost else None,
             }
         )
     return {
@@ -144,6 +155,7 @@ def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, A
         "description": plan.config.description,
         "trials": trials,
         "seconds": expected.total,
+        "gpu_hours": cost.total if cost else None,
         "evaluate": plan.config.evaluate.model_dump(mode="json") if plan.config.evaluate else None,
         "search": plan.config.search.model_dump(mode="json") if plan.config.search else None,
     }
@@ -153,6 +165,9 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from cmray.cli.missing import hours
+    from cmray.engine.cost import SPEED
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("trial", no_wrap=True, min_width=13)
     table.add_column("what", overflow="fold", ratio=3)
@@ -160,6 +175,9 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
     table.add_column("steps", justify="right", no_wrap=True)
     table.add_column("resources", no_wrap=True)
     table.add_column("state", no_wrap=True)
+    costly = shown["gpu_hours"] is not None
+    if costly:
+        table.add_column("GPU-hours", justify="right", no_wrap=True)
     for t in shown["trials"]:
         each = f"{t['cpus'] / t['workers']:g} CPU" + (f" + {t['gpus'] / t['workers']:g} GPU" if t["gpus"] else "")
         panels = "(teacher)" if t["role"] == "teacher" else ", ".join(t["panels"])
@@ -170,6 +188,7 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
             f"{t['steps']:,}",
             f"{t['workers']} x {each}",
             t["state"],
+            *([hours(t["gpu_hours"])] if costly else []),
         )
     errors.print(table)
     new = sum(t["state"] != "done" and not t["state"].startswith("stopped") for t in shown["trials"])
@@ -179,15 +198,16 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
         budgets = " and ".join(map(str, evaluate["nfe"]))
         stages.append(f"{evaluate['metric']} at {budgets} NFE on {evaluate['num_samples']:,} samples")
     if search:
-        stages.append(
-            f"search sampling times of the {search['trials']} model{'s' if search['trials'] == 'all' else ''}"
-        )
+        which = "all models" if search["trials"] == "all" else "the best model"
+        stages.append(f"search sampling times of {which}")
     errors.print(f"Plan: {'; '.join(stages)}. Results under {storage}", highlight=False, soft_wrap=True)
     if new:
         seconds = shown["seconds"]
         about = (
             f"about {duration(seconds)}"
             if seconds is not None
+            else f"{hours(shown['gpu_hours'])} GPU-hours {SPEED}"
+            if costly
             else "unknown until the first steps (not measurable here)"
         )
         errors.print(f"Estimated time: [bold]{about}[/]", highlight=False)

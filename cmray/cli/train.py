@@ -8,12 +8,13 @@ import typer
 from rich.markup import escape
 
 from cmray.cli.console import errors, output, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Set, Storage, TrackingUri, command
+from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Overlay, Set, Storage, TrackingUri, command
 
 
 def train(
     file: File,
     set_: Set = None,
+    overlay: Overlay = None,
     resume: Annotated[str, typer.Option("--resume", metavar="auto|never", help="never starts from step 0.")] = "auto",
     address: Address = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -30,13 +31,18 @@ def train(
         raise typer.BadParameter(f"--resume is {resume!r}; allowed: auto, never")
     from cmray.cluster.plain import PlainSweep, check_torchrun, follow_rank0, needs_ray, torchrun_rank
     from cmray.config.plan import plan_experiment
-    from cmray.core.errors import ConfigError
+    from cmray.core.errors import ConfigError, MissingDataError, MissingWeightsError
 
     rank = torchrun_rank()
     storage = storage.expanduser().absolute()
     if rank == 0 or rank is None:
         errors.print(f"[bold]cmray train[/] {escape(str(file))}", highlight=False, soft_wrap=True)
-    plan = plan_experiment(file, set_ or [], storage)
+    try:
+        plan = plan_experiment(file, set_ or [], storage, overlays=overlay or [])
+    except (MissingDataError, MissingWeightsError) as error:
+        from cmray.cli.missing import explained
+
+        raise explained(error, "train", file, set_ or [], storage, [], overlay or []) from None
     if plan.config.panels:
         raise ConfigError(
             f"{file} has panels ({', '.join(plan.config.panels)}); `cmray sweep {file}` trains all their trials"

@@ -9,14 +9,12 @@ from cmray.cluster.connect import local_capacity
 from cmray.cluster.resources import max_concurrent
 from cmray.cluster.stages import is_over, pending_stages, resumes_at
 from cmray.config.plan import Plan, Trial
+from cmray.engine.cost import all_searches, evaluations
 from cmray.engine.estimate import Speed, speed_of
-from cmray.engine.results import budgets
 
 #: what takes its time beside the steps and the samples, in seconds on two cores: Ray and the dataset, a stage of
 #: one-worker trials, a run with several workers, the actors that evaluate, the report
 START, TRIALS, DDP, RESULTS = 12.0, 10.0, 18.0, 10.0
-#: noise levels that a search tries for each time, about
-TRIED = 9
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,13 @@ def forecast(plan: Plan, limit: int | None, here: bool) -> Forecast:
     return Forecast(seconds, total)
 
 
+def needs_cost(plan: Plan, expected: Forecast) -> bool:
+    """Whether something that is left to train wants GPUs and could not be timed, so that an estimate must do."""
+    return any(
+        expected.trials.get(str(t.folder), 0.0) is None and t.run.resources.gpus_per_worker for t in plan.all_trials
+    )
+
+
 def _speed(trial: Trial, speeds: dict[str, Speed | None]) -> Speed | None:
     run = trial.run
     key = repr((run.net, run.objective.frozen_forwards, run.train.batch_size, run.train.optimizer.name, run.resources))
@@ -87,13 +92,7 @@ def _results_seconds(plan: Plan, speeds: dict[str, Speed | None], actors: float)
         speed = _speed(trial, speeds)
         if speed is None:
             return None
-        samples = evaluation.num_samples * evaluation.repeats
-        taken = sum(budgets(trial.run, evaluation.nfe, evaluation.teacher_nfe)) * samples
-        searched = 0.0
-        if search is not None and trial.run.objective.kind == "consistency":
-            each = {n: n if search.mode == "reference" else 1 for n in search.nfe}  # others keep what is fixed
-            searched = search.num_samples * TRIED * sum(each[n] * (n - 1) for n in search.nfe)
+        taken, searched = evaluations(trial.run, evaluation, search)
         work.append((speed.image * taken, speed.image * searched))
-    searches = [s for _, s in work]
-    together = sum(searches) if search is not None and search.trials == "all" else max(searches)
+    together = all_searches([s for _, s in work], search)
     return RESULTS + (sum(e for e, _ in work) + together) / max(1.0, actors)

@@ -30,7 +30,7 @@ class PlainSweep(Sweep):
 
     session: PlainSession
 
-    def check(self) -> None:
+    def check(self, room: bool = True) -> None:
         """Nothing has to fit: the processes are there."""
         plain_device(self.plan)
         self.check_data()

@@ -81,6 +81,8 @@ class ResultsStage:
             try:
                 for nfe in budgets(trial.run, self.settings.nfe, self.settings.teacher_nfe):
                     make_sampler(trial.run, nfe, self.settings.times.get(nfe) if kind == "consistency" else None)
+                for one in self.settings.teacher_samplers if trial.run.objective.is_denoiser else ():
+                    make_sampler(trial.run, one.nfe, name=one.spec)
                 if search is not None and kind == "consistency":
                     for nfe in search.nfe:
                         search_grid(trial.run, search, nfe)
@@ -170,6 +172,10 @@ class ResultsStage:
         for who in subjects.values():
             nfe = budgets(who.run, s.nfe, s.teacher_nfe)
             out += planned(who, nfe, s.times, s.num_samples, s.block, s.wanted, s.repeats)
+            if who.kind == "denoiser":
+                more = [make_sampler(who.run, one.nfe, name=one.spec) for one in s.teacher_samplers]
+                first = planned(who, nfe[:1], {}, s.num_samples, s.block, s.wanted, s.repeats)
+                out += [replace(m, sampler=sampler) for sampler in more for m in first]
         return out
 
     def _searched_subjects(self, subjects: dict[str, Subject], references: list[Reference]) -> list[Subject]:

@@ -90,9 +90,15 @@ class Sweep:
         self._follower = Follower(observer, self.mirror, None, self.budget)
         self._measured = 0
 
-    def check(self) -> None:
-        """What can be known before anything starts. Raises ConfigError."""
-        if self.address is None:
+    def check(self, room: bool = True) -> None:
+        """What can be known before anything starts. Raises ConfigError.
+
+        Args:
+            room: whether every trial must fit, which needs a visit to the cluster.
+        """
+        if not room:
+            pass
+        elif self.address is None:
             self._check_capacity(local_capacity())
         else:  # a first, short visit, before anything is written
             with connected(self.address) as capacity:
@@ -256,7 +262,7 @@ def prepare_named(facts: DataFacts, observer: Observer) -> None:
 def _plan_record(plan: Plan) -> dict[str, Any]:
     evaluation = plan.config.evaluate
     curve = next((t.run.curve for t in plan.all_trials if t.run.curve), None)
-    metric = evaluation.metric if evaluation else curve.metric if curve else "fd/digits"
+    metric = evaluation.metric if evaluation else curve.metric_name if curve else "fd/digits"
     return {
         "name": plan.config.name,
         "description": plan.config.description,

@@ -23,7 +23,7 @@ class CheckpointFacts(BaseModel):
     step: int
     nimg: int
     seconds: float
-    gpu_seconds: float | None = None  # as in cmray.engine.cost.Cost; older checkpoints did not count
+    gpu_seconds: float | None = None  # as in cmray.engine.spent.Cost; older checkpoints did not count
     cpu_seconds: float | None = None
     energy_joules: float | None = None
     shape: tuple[int, int, int]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmray.config.run import DataConfig
-from cmray.core.errors import ConfigError, DataError
+from cmray.core.errors import ConfigError, DataError, MissingDataError
 from cmray.datasets import datasets
 from cmray.datasets.location import Location
 from cmray.datasets.manifest import Manifest, read_manifest
@@ -36,12 +37,38 @@ class DataFacts:
 
 
 def facts_of(config: DataConfig, storage: Path) -> DataFacts:
-    """What is known of the dataset that a run names. Raises DataError."""
+    """What is known of the dataset that a run names. Raises DataError, MissingDataError when it can be prepared."""
     if config.name:
         return _named(config.name, storage)
     assert config.path is not None
     place = Location(config.path)
+    if config.dataset is not None and not place.exists():
+        raise MissingDataError(
+            f"data folder {place} does not exist; `{prepare_command(config.dataset, str(place))}` makes it"
+        )
     return _facts(read_manifest(place), place)
+
+
+def prepare_command(dataset: str, folder: str) -> str:
+    """The command that makes a data folder."""
+    source = "" if datasets.get(dataset).downloads else "--source YOUR_FILES "
+    return f"cmray data prepare {dataset} {source}--out {folder}"
+
+
+def usual_facts(config: DataConfig) -> DataFacts | None:
+    """What is known of a dataset that is not there; None when its folder could hold anything.
+
+    Deviation and digest are not known: they are made up, and fit for estimates only.
+    """
+    usual = datasets.get(config.dataset).usual if config.dataset else None
+    if usual is None:
+        return None
+    assert config.dataset is not None
+    assert config.path is not None
+    made_up = hashlib.sha256(config.path.encode()).hexdigest()
+    return DataFacts(
+        config.dataset, "train", Location(config.path), False, usual.shape, usual.classes, usual.count, 0.5, made_up
+    )
 
 
 def _facts(manifest: Manifest, folder: Location) -> DataFacts:

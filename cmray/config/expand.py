@@ -48,9 +48,10 @@ def constant_fields(points: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def label_of(run: RunConfig, varied: Mapping[str, Any]) -> str:
+    """The objective's label, and the single fields beside the objective that vary; whole sections would be too long."""
     extra = [
         f"{k.rpartition('.')[2]}={v:g}" if isinstance(v, float) else f"{k.rpartition('.')[2]}={v}"
         for k, v in varied.items()
-        if k.partition(".")[0] != "objective"
+        if k.partition(".")[0] != "objective" and not isinstance(v, Mapping)
     ]
     return " · ".join([run.objective.label, *extra])

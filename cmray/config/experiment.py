@@ -12,9 +12,11 @@ from pydantic import Field, field_validator, model_validator
 from cmray.config.fields import Budgets
 from cmray.config.metric import METRICS_HELP, AnyMetric, MetricSpec, Wanted, parse_metric
 from cmray.config.run import RunConfig
+from cmray.core.errors import nearest
 from cmray.core.protocol import BLOCK
 from cmray.core.rng import numpy_generator
 from cmray.core.strict import Strict
+from cmray.samplers import samplers
 from cmray.stopping import StoppingField
 
 #: entries of the storage folder that are no experiments
@@ -97,6 +99,27 @@ class PanelConfig(Strict):
         return value
 
 
+class TeacherSampler(Strict):
+    """A sampler of denoisers at a budget of network evaluations."""
+
+    name: str
+    nfe: int = Field(ge=1)
+    options: dict[str, Any] = Field(default={}, description="of the sampler, such as {S_churn: 40}")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        usable = [name for name in samplers.names() if not samplers.get(name).of_consistency]
+        if value not in usable:
+            raise ValueError(f"unknown sampler of denoisers '{value}'; {nearest(value, usable)}")
+        return value
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Name and options in one mapping."""
+        return {**self.options, "name": self.name}
+
+
 class EvaluateConfig(Strict):
     """The results stage: what is measured on every finished trial."""
 
@@ -114,6 +137,9 @@ class EvaluateConfig(Strict):
     )
     nfe: Budgets = Field(default=(1, 2), min_length=1, description="budgets for consistency models")
     teacher_nfe: Budgets = Field(default=(1, 35), description="budgets for denoisers: 1 (Euler) or odd (Heun)")
+    teacher_samplers: tuple[TeacherSampler, ...] = Field(
+        default=(), description="more of them for denoisers, each {name: SAMPLER, nfe: BUDGET}"
+    )
     times: dict[int, tuple[float, ...]] = Field(
         default={}, description="noise levels for an nfe of 2 and more, descending; by default spread over the grid"
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
+from cmray.config.metric import MetricSpec, parse_metric
 from cmray.core.errors import nearest
 from cmray.metrics.extractors import extractors
 
-METRIC_HELP = "fd/EXTRACTOR: the Fréchet distance in an extractor's features"
+METRIC_HELP = (
+    "fd/EXTRACTOR: the Fréchet distance in an extractor's features; {name: fd/EXTRACTOR, extractor: {OPTION: VALUE}} "
+    "gives the extractor options"
+)
 
 
 def check_metric(value: str) -> str:
@@ -27,12 +32,19 @@ def check_nfe(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-def extractor_of(metric: str) -> str:
-    """The extractor's name of a metric fd/EXTRACTOR."""
-    return metric.removeprefix("fd/")
+def parse_distance(value: Any) -> str | MetricSpec:
+    """A name fd/EXTRACTOR as it is, or one with the extractor's options. Raises ValueError for another measure."""
+    if isinstance(value, str):
+        return check_metric(value)
+    if not isinstance(value, Mapping | MetricSpec):
+        raise ValueError(f"must be {METRIC_HELP}; found {value!r}")
+    found = parse_metric(value)
+    if found.measure.name != "fd":
+        raise ValueError(f"is {found.name}, but only fd/EXTRACTOR is measured while training")
+    return found
 
 
-#: a metric's name
-Metric = Annotated[str, AfterValidator(check_metric)]
+#: a Fréchet distance's name, or one with the options of its extractor
+Metric = Annotated[str | MetricSpec, BeforeValidator(parse_distance)]
 #: numbers of network evaluations
 Budgets = Annotated[tuple[int, ...], AfterValidator(check_nfe)]

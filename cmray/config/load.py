@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +53,10 @@ class RawExperiment:
         set_dotted(self.values, key, value)
         self._origin[key] = origin
 
+    def note(self, path: str, origin: str) -> None:
+        """That the value of a field comes from there."""
+        self._origin[path] = origin
+
     def origin(self, path: str) -> str:
         """Where the field, or the nearest mapping around it, was written."""
         while path:
@@ -66,11 +71,30 @@ class RawExperiment:
         return [o for key, o in self._origin.items() if key.startswith(prefix) and o.startswith("--set ")]
 
 
-def load_raw(path: Path, overrides: Sequence[str] = ()) -> RawExperiment:
-    """An experiment file with everything it extends and `key=value` overrides. Raises ConfigError."""
+def load_raw(path: Path, overrides: Sequence[str] = (), overlays: Sequence[Path] = ()) -> RawExperiment:
+    """An experiment file with everything it extends, overlays merged over it, and `key=value` overrides.
+
+    The rules of all files (see `config.overlay`) are applied after merging and before the overrides. With overlays the
+    experiment is called NAME-STEM, so that its results lie apart.
+
+    Raises:
+        ConfigError: a file that cannot be read or merged, an overlay with a name of its own, rules about no field.
+    """
     raw = RawExperiment(path)
-    for file, values in _layers(path, ()):
-        raw.merge(values, str(file))
+    rules: list[tuple[Path, dict[str, Any]]] = []
+    for overlay in (None, *overlays):
+        name = raw.values.get("name")
+        for file, values in _layers(overlay or path, ()):
+            if overlay is not None and {"name", "description"} & set(values):
+                raise ConfigError(
+                    f"{file}: an overlay has no name and no description; merged over {raw.path} the experiment is "
+                    f"called {name}-{overlay.stem}"
+                )
+            rules.append((file, {key: values.pop(key) for key in ("replace", "drop") if key in values}))
+            raw.merge(values, str(file))
+        if overlay is not None and isinstance(name, str):
+            raw.merge({"name": f"{name}-{overlay.stem}"}, f"{raw.path} with --overlay {overlay}")
+    _apply(raw, rules)
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
@@ -81,6 +105,19 @@ def load_raw(path: Path, overrides: Sequence[str] = ()) -> RawExperiment:
             raise ConfigError(f"--set {item}: the value is not valid YAML: {_yaml_message(error)}") from None
         raw.override(key.strip(), value, f"--set {item}")
     return raw
+
+
+def _apply(raw: RawExperiment, rules: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    """Raises ConfigError for rules that are none."""
+    if not any(given for _, given in rules):
+        return
+    from cmray.config.overlay import Rules, apply_rules  # knows every component; few files have rules
+
+    for file, given in rules:
+        alone = RawExperiment(file)
+        alone.merge(given, str(file))
+        for field in apply_rules(raw.values, validated(Rules, given, alone)):
+            raw.note(field, str(file))
 
 
 def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
@@ -116,7 +153,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
         node = values.get(section)
         if isinstance(node, dict) and isinstance(node.get(key), str) and "://" not in node[key]:
             try:
-                node[key] = str(path.parent / Path(node[key]).expanduser())
+                node[key] = os.path.normpath(path.parent / Path(node[key]).expanduser())
             except RuntimeError as error:
                 raise ConfigError(f"{shown}: {section}.{key}: {node[key]} cannot be found: {error}") from None
     layers: list[tuple[Path, dict[str, Any]]] = []
@@ -126,7 +163,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
 
 
 #: keys of which a mapping holds one: data by name or path, a teacher by experiment (with overrides) or checkpoint
-_ALTERNATIVES = ((("path",), ("name",)), (("checkpoint",), ("experiment", "overrides")))
+_ALTERNATIVES = ((("path", "dataset"), ("name",)), (("checkpoint",), ("experiment", "overrides")))
 
 
 #: mappings whose `name` is a field like any other: all of them share the rest

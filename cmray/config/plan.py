@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from cmray.config.checkpoint_facts import read_checkpoint_facts
-from cmray.config.data_facts import DataFacts, facts_of, resolved_feed
+from cmray.config.checks import (
+    Missing,
+    check_against_data,
+    check_extractor,
+    check_identity,
+    check_teacher_run,
+    check_times,
+    sigma_data,
+    unless_missing,
+)
+from cmray.config.data_facts import DataFacts, facts_of, resolved_feed, usual_facts
 from cmray.config.expand import constant_fields, expand, label_of
 from cmray.config.experiment import RUN_FIELDS, ExperimentConfig
 from cmray.config.identity import content_hash
 from cmray.config.load import RawExperiment, load_raw, validated
 from cmray.config.run import DataConfig, RunConfig
 from cmray.config.stopping import checked
-from cmray.core.errors import CmrayError, ConfigError, DataError, nearest
-from cmray.metrics.extractors import Extractor, ExtractorConfig, extractors
+from cmray.core.errors import CmrayError, ConfigError, DataError, MissingDataError, nearest
 
 
 @dataclass(frozen=True)
@@ -60,27 +65,35 @@ class Plan:
         return (*self.teachers, *self.trials)
 
 
-def plan_experiment(path: Path, overrides: Sequence[str], storage: Path, only: Sequence[str] = ()) -> Plan:
+def plan_experiment(
+    path: Path,
+    overrides: Sequence[str],
+    storage: Path,
+    only: Sequence[str] = (),
+    overlays: Sequence[Path] = (),
+    missing: Missing | None = None,
+) -> Plan:
     """Reads, expands and checks an experiment file. Writes nothing.
 
     Args:
         only: panels to keep; empty keeps all.
+        overlays: files merged over it, before the overrides.
+        missing: is told of datasets and weights that are not here, which is no error then.
 
     Raises:
         CmrayError: anything that could not run, as one sentence in one line.
     """
     try:
-        return _plan(path, overrides, storage, only)
+        return _plan(load_raw(path, overrides, overlays), path, storage, only, missing)
     except CmrayError as error:
         # names and paths of the file are quoted as they are, and may hold line ends
         raise type(error)("\\n".join(str(error).splitlines())) from None
 
 
-def _plan(path: Path, overrides: Sequence[str], storage: Path, only: Sequence[str]) -> Plan:
-    raw = load_raw(path, overrides)
+def _plan(raw: RawExperiment, path: Path, storage: Path, only: Sequence[str], missing: Missing | None) -> Plan:
     if "theory" in raw.values:
         raise ConfigError(f"{path} is a theory file, which trains nothing; run: cmray theory {path}")
-    planner = _Planner(storage)
+    planner = _Planner(storage, missing=missing)
     config = validated(ExperimentConfig, raw.values, raw)
     for name in only:
         if name not in config.panels:
@@ -114,10 +127,11 @@ def _plan(path: Path, overrides: Sequence[str], storage: Path, only: Sequence[st
             for i, metric in enumerate(config.evaluate.wanted):
                 field = f"evaluate.metric{'s' if i else ''}"
                 try:
-                    _check_extractor(metric.extractor, trial.data, field)
-                except ConfigError as error:
-                    raise ConfigError(f"{raw.path}: {error}") from None
-        _check_times(config, raw.path)
+                    with unless_missing(missing):
+                        check_extractor(metric.extractor, trial.data, field)
+                except CmrayError as error:
+                    raise type(error)(f"{raw.path}: {error}") from None
+        check_times(config, raw.path)
         if not any(t.run.objective.kind == "consistency" for t in trials):
             for field, given in (
                 ("search", config.search is not None),
@@ -154,7 +168,13 @@ def _teachers_of(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     return tuple(ordered.values())
 
 
-def plan_teacher(path: Path, overrides: Mapping[str, Any], storage: Path, above: tuple[str, ...] = ()) -> Trial:
+def plan_teacher(
+    path: Path,
+    overrides: Mapping[str, Any],
+    storage: Path,
+    above: tuple[str, ...] = (),
+    missing: Missing | None = None,
+) -> Trial:
     """The single run of an experiment file without panels, in the folder of that experiment.
 
     Args:
@@ -167,14 +187,14 @@ def plan_teacher(path: Path, overrides: Mapping[str, Any], storage: Path, above:
     if config.panels:
         raise ConfigError(f"{path}: a teacher is a single run, but this file has panels: {', '.join(config.panels)}")
     base = {key: value for key, value in raw.values.items() if key in RUN_FIELDS}
-    return _Planner(storage, above).trial(base, raw, config.name, "teacher", context="teacher")
+    return _Planner(storage, above, missing).trial(base, raw, config.name, "teacher", context="teacher")
 
 
 class _Planner:
     """Resolves runs against datasets and teachers, each looked at once."""
 
-    def __init__(self, storage: Path, above: tuple[str, ...] = ()):
-        self.storage = storage
+    def __init__(self, storage: Path, above: tuple[str, ...] = (), missing: Missing | None = None):
+        self.storage, self._missing = storage, missing
         self._above = above
         self._facts: dict[tuple[str | None, str | None], DataFacts] = {}
         self._teachers: dict[str, Trial] = {}
@@ -193,11 +213,11 @@ class _Planner:
         try:
             facts = self._data(run.data)
             teacher, checkpoint, teacher_identity = self._teacher(run, facts)
-            _check_against_data(run, facts)
+            check_against_data(run, facts, self._missing)
             data = resolved_feed(run.data, facts)
         except CmrayError as error:
             raise type(error)(f"{raw.path}: {error}{note}") from None
-        noise = run.noise.model_copy(update={"sigma_data": _sigma_data(run, facts)})
+        noise = run.noise.model_copy(update={"sigma_data": sigma_data(run, facts)})
         update: dict[str, Any] = {"data": data, "noise": noise}
         if run.teacher is not None:
             # a teacher that the objective does not use must not give the trial another name
@@ -224,13 +244,23 @@ class _Planner:
         key = (config.name, config.path)
         if key not in self._facts:
             try:
-                self._facts[key] = facts_of(config, self.storage)
+                self._facts[key] = self._facts_of(config)
             except CmrayError as error:
                 raise type(error)(f"data.{'name' if config.name else 'path'}: {error}") from None
         facts = self._facts[key]
         if config.digest not in (None, facts.digest):
             raise DataError(f"data.digest is {config.digest}, but {facts.folder} holds {facts.digest}")
         return facts
+
+    def _facts_of(self, config: DataConfig) -> DataFacts:
+        try:
+            return facts_of(config, self.storage)
+        except MissingDataError:
+            usual = usual_facts(config) if self._missing is not None else None
+            if usual is None or self._missing is None:
+                raise
+            self._missing.datasets[str(usual.folder)] = usual.name
+            return usual
 
     def _teacher(self, run: RunConfig, facts: DataFacts) -> tuple[Trial | None, Path | None, str | None]:
         if run.teacher is None or not run.objective.uses_teacher:
@@ -242,8 +272,8 @@ class _Planner:
                     f"teacher.checkpoint {run.teacher.checkpoint} makes images of shape {list(made.shape)} (C, H, W), "
                     f"but the data has {list(facts.shape)}"
                 )
-            _check_teacher_run(run, made.run, str(run.teacher.checkpoint), facts)
-            _check_identity(run, made.weights_sha256)
+            check_teacher_run(run, made.run, str(run.teacher.checkpoint), facts)
+            check_identity(run, made.weights_sha256)
             return None, run.teacher.checkpoint, made.weights_sha256
         assert run.teacher.experiment is not None
         key = repr((run.teacher.experiment, run.teacher.overrides))
@@ -253,7 +283,7 @@ class _Planner:
                     f"teacher.experiment {run.teacher.experiment} goes in a circle: it needs itself as teacher"
                 )
             self._teachers[key] = plan_teacher(
-                run.teacher.experiment, run.teacher.overrides, self.storage, (*self._above, key)
+                run.teacher.experiment, run.teacher.overrides, self.storage, (*self._above, key), self._missing
             )
         teacher = self._teachers[key]
         if teacher.data.digest != facts.digest:
@@ -262,92 +292,9 @@ class _Planner:
                 f"{list(teacher.data.shape)}, "
                 f"but the data of this run is {facts.name} {list(facts.shape)}; both must use the same dataset"
             )
-        _check_teacher_run(run, teacher.run, str(run.teacher.experiment), facts)
-        _check_identity(run, teacher.hash)
+        check_teacher_run(run, teacher.run, str(run.teacher.experiment), facts)
+        check_identity(run, teacher.hash)
         return teacher, None, teacher.hash
-
-
-def _check_identity(run: RunConfig, identity: str) -> None:
-    assert run.teacher is not None
-    if run.teacher.identity not in (None, identity):
-        raise ConfigError(f"teacher.identity is {run.teacher.identity}, but the teacher's is {identity}")
-
-
-def _sigma_data(run: RunConfig, facts: DataFacts) -> float:
-    return run.noise.sigma_data or round(facts.std, 6)
-
-
-def _check_teacher_run(run: RunConfig, teacher: RunConfig, shown: str, facts: DataFacts) -> None:
-    if not teacher.objective.is_denoiser:
-        raise ConfigError(f"teacher {shown} has objective.name {teacher.objective.name}; a teacher is a denoiser (edm)")
-    if teacher.net.class_conditional and not run.net.class_conditional:
-        raise ConfigError(
-            f"net.class_conditional is false, but the teacher {shown} is class-conditional and needs the labels"
-        )
-    if run.objective.starts_from == "teacher" and run.net.architecture() != teacher.net.architecture():
-        field = "init is teacher" if hasattr(run.objective, "init") else f"name is {run.objective.name}"
-        raise ConfigError(
-            f"objective.{field}, which needs the teacher's net, that of {shown}, but "
-            f"{_differences(run.net.architecture(), teacher.net.architecture())}"
-        )
-    ours, theirs = _sigma_data(run, facts), _sigma_data(teacher, facts)
-    scales = f"noise.sigma_data is {ours} and that of {shown} is {theirs}; objective.name {run.objective.name}"
-    if run.objective.replaces_teacher and ours != theirs:
-        raise ConfigError(f"{scales} makes the student the next teacher, so both must be the same")
-    if run.objective.starts_from == "teacher" and abs(ours / theirs - 1) > 0.05:
-        raise ConfigError(f"{scales} starts from the teacher's weights, which fit only their own scale (to 5%)")
-
-
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """The fields by which a student's net is not its teacher's; the name alone when they are of two kinds."""
-    keys = [key for key in ours if ours[key] != theirs.get(key)] if ours["name"] == theirs["name"] else ["name"]
-    return ", ".join(f"net.{key} is {ours[key]} instead of {theirs[key]}" for key in keys)
-
-
-def _check_against_data(run: RunConfig, facts: DataFacts) -> None:
-    if run.noise.sigma_data is None and round(facts.std, 6) == 0:
-        raise ConfigError(f"noise.sigma_data is the data's standard deviation, which is 0 for {facts.name}; give one")
-    if run.net.class_conditional and not facts.num_classes:
-        raise ConfigError(f"net.class_conditional is true, but the data {facts.name} has no labels")
-    if run.curve is not None:
-        _check_extractor(run.curve.extractor, facts, "curve.metric")
-    if run.objective.features is not None:
-        _check_extractor(run.objective.features, facts, "objective.distance.extractor")
-    distance = getattr(run.objective, "distance", None)
-    if distance is not None:
-        try:
-            distance.check(facts.shape)
-        except (CmrayError, ValueError) as error:
-            raise ConfigError(f"objective.distance: {error}") from None
-    try:
-        run.net.check(facts.shape)
-    except ValueError as error:
-        raise ConfigError(f"net: {error}") from None
-
-
-@functools.cache
-def _extractor(extractor: str) -> Extractor:
-    """Of a name, or of name and options as JSON."""
-    return extractors.parse(json.loads(extractor)).build(torch.device("cpu"))
-
-
-def _check_extractor(extractor: str | ExtractorConfig, facts: DataFacts, field_path: str) -> None:
-    name = extractor if isinstance(extractor, str) else extractor.name
-    options = extractor if isinstance(extractor, str) else extractor.model_dump(mode="json")
-    try:
-        _extractor(json.dumps(options)).check(facts.shape)
-    except CmrayError as error:
-        raise ConfigError(f"{field_path} is {name}: {error}") from None
-
-
-def _check_times(config: ExperimentConfig, path: Path) -> None:
-    assert config.evaluate is not None
-    for nfe, times in config.evaluate.times.items():
-        if not all(config.noise.sigma_min < t <= config.noise.sigma_max for t in times):
-            raise ConfigError(
-                f"{path}: evaluate.times.{nfe} is {list(times)}; every time must be above noise.sigma_min "
-                f"{config.noise.sigma_min} and at most noise.sigma_max {config.noise.sigma_max}"
-            )
 
 
 def _distinct_labels(trials: list[Trial]) -> list[Trial]:

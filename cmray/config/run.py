@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cmray.config.fields import METRIC_HELP, Budgets, Metric, extractor_of
+from cmray.config.fields import METRIC_HELP, Budgets, Metric
+from cmray.core.errors import nearest
 from cmray.core.precond import Precond, make_precond
 from cmray.core.strict import Strict
+from cmray.datasets import datasets
+from cmray.metrics.extractors import ExtractorConfig
 from cmray.nn import NetField
 from cmray.objectives import ObjectiveField
 
@@ -31,6 +34,12 @@ class DataConfig(Strict):
         description="a folder made by `cmray data prepare`: a path, or s3://, gs:// or another URL that pyarrow opens",
         json_schema_extra=NOT_IDENTITY,
     )
+    dataset: str | None = Field(
+        default=None,
+        description="what `path` holds, a name that `cmray data prepare` knows: plans and estimates go by it while the "
+        "folder is not there",
+        json_schema_extra=NOT_IDENTITY,
+    )
     digest: str | None = Field(default=None, description="SHA-256 of the content; filled in, or checked when given")
     feed: Literal["auto", "resident", "mmap", "stream"] = Field(
         default="auto",
@@ -48,10 +57,21 @@ class DataConfig(Strict):
         default=False, description="add uniform noise of one of the 256 levels, so that values fill [-1, 1)"
     )
 
+    @field_validator("dataset")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in datasets.names():
+            raise ValueError(f"unknown dataset '{value}'; {nearest(value, datasets.names())}")
+        return value
+
     @model_validator(mode="after")
     def _one(self) -> DataConfig:
         if (self.name is None) == (self.path is None):
             raise ValueError("give either data.name (such as digits) or data.path (a prepared folder)")
+        if self.dataset is not None and self.name is not None:
+            raise ValueError(
+                f"data.dataset is {self.dataset}, which says what data.path holds, but data.name is {self.name}"
+            )
         if self.shuffle_buffer is not None and self.feed in ("resident", "mmap"):
             raise ValueError(
                 f"data.shuffle_buffer is for streaming, but data.feed is {self.feed}, which shuffles the whole dataset"
@@ -170,8 +190,14 @@ class CurveConfig(Strict):
     metric: Metric = Field(default="fd/digits", description=METRIC_HELP)
 
     @property
-    def extractor(self) -> str:
-        return extractor_of(self.metric)
+    def metric_name(self) -> str:
+        """fd/EXTRACTOR."""
+        return self.metric if isinstance(self.metric, str) else self.metric.name
+
+    @property
+    def extractor(self) -> str | ExtractorConfig:
+        """Its name, or with options."""
+        return self.metric.removeprefix("fd/") if isinstance(self.metric, str) else self.metric.extractor
 
     def due(self, step: int, steps: int) -> bool:
         """Whether a run of `steps` steps draws a point after `step` of them, 1 <= step <= steps."""

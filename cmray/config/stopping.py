@@ -14,7 +14,7 @@ def curve_metrics(run: RunConfig) -> list[str]:
     if run.curve is None:
         return []
     own = run.objective.own_nfe  # a distilled model is measured at its own number of steps only
-    return [f"{run.curve.metric}@{nfe}" for nfe in (run.curve.nfe if own is None else (own,))]
+    return [f"{run.curve.metric_name}@{nfe}" for nfe in (run.curve.nfe if own is None else (own,))]
 
 
 def checked(rule: StoppingConfig, trials: Sequence[tuple[str, RunConfig]]) -> StoppingConfig:

@@ -37,6 +37,13 @@ class DistanceConfig(ComponentConfig):
     def check(self, shape: Sequence[int]) -> None:
         """Raises CmrayError when images of (C, H, W) = `shape` do not fit or a file is missing, before a run starts."""
 
+    def flops(self, shape: Sequence[int]) -> int:
+        """Floating-point operations of its frozen network on one image of (C, H, W) = `shape`; 0 without a network.
+
+        Needs no files; 0 too where that cannot be known without them.
+        """
+        return 0
+
     def build(self, device: torch.device) -> Distance:
         raise TypeError(f"{type(self).__name__} does not define build")
 

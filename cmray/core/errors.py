@@ -20,6 +20,23 @@ class DataError(CmrayError):
     """A dataset folder that is missing, damaged or of another kind than the run needs."""
 
 
+class MissingDataError(DataError):
+    """A dataset that is not there yet, and could be prepared."""
+
+
+class MissingWeightsError(DataError):
+    """A file of weights that is not here.
+
+    Args:
+        file: its name.
+        trained: whether it is the user's own, made by `cmray features train`.
+    """
+
+    def __init__(self, message: str, file: str = "", trained: bool = False):
+        super().__init__(message)
+        self.file, self.trained = file, trained
+
+
 class CheckpointError(CmrayError):
     """A checkpoint that is missing, damaged or belongs to another network."""
 

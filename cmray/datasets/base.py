@@ -16,8 +16,28 @@ if TYPE_CHECKING:
 datasets: Registry[Any] = Registry("dataset", ["cmray.datasets"])
 
 
+@dataclass(frozen=True)
+class Usual:
+    """What a dataset is in its usual form, known before it is there.
+
+    Args:
+        shape: (C, H, W) of its images.
+        classes: how many there are, 0 without labels.
+        count: of its images for training, about.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+    count: int
+
+
 class DatasetConfig(ComponentConfig):
     """A dataset that `cmray data prepare NAME` knows."""
+
+    #: None for a kind of source that could hold anything
+    usual: ClassVar[Usual | None] = None
+    #: whether `cmray data prepare` fetches it unless it is given a source
+    downloads: ClassVar[bool] = False
 
     #: whether it comes with cmray and needs no files of the user
     embedded: ClassVar[bool] = False

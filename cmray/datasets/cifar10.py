@@ -13,7 +13,7 @@ from pydantic import Field
 
 from cmray.core.errors import DataError
 from cmray.datasets.arrays import FileArrays, printable, require_labels, require_shape
-from cmray.datasets.base import datasets
+from cmray.datasets.base import Usual, datasets
 from cmray.datasets.batch_pickle import read_batch_pickle
 from cmray.datasets.download import Published, fetched
 from cmray.datasets.folder import FolderConfig
@@ -37,6 +37,8 @@ class Cifar10(SourceConfig):
 
     split: Literal["train", "test"] = Field("train", description="50,000 or 10,000 images")
 
+    usual: ClassVar[Usual | None] = Usual(SHAPE, len(CLASSES), 50_000)
+    downloads: ClassVar[bool] = True
     usual_rule: ClassVar[dict[str, Any]] = {"channels": 3}
 
     def open(self) -> ImageSource:

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cmray.core.errors import DataError
 from cmray.datasets.arrays import ARCHIVE_ERRORS, printable
-from cmray.datasets.base import datasets
+from cmray.datasets.base import Usual, datasets
 from cmray.datasets.folder import FolderConfig
 from cmray.datasets.source import Bad, ImageSource, Item, SourceConfig, fingerprint_files
 
@@ -35,6 +35,7 @@ class ImageNet64(SourceConfig):
 
     split: Literal["train", "val"] = Field("train", description="1,281,167 or 50,000 images")
 
+    usual: ClassVar[Usual | None] = Usual((3, 64, 64), NUM_CLASSES, 1_281_167)
     usual_rule: ClassVar[dict[str, Any]] = {"crop": "adm", "size": 64, "channels": 3}
 
     def rule_for(self, source: ImageSource) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from cmray.core.errors import DataError
 from cmray.datasets.arrays import FileArrays, require_labels, require_shape
-from cmray.datasets.base import datasets
+from cmray.datasets.base import Usual, datasets
 from cmray.datasets.download import Published, fetched
 from cmray.datasets.parquet import parquet_files, parquet_source
 from cmray.datasets.source import ImageSource, SourceConfig
@@ -28,6 +28,8 @@ class Mnist(SourceConfig):
 
     split: Literal["train", "test"] = Field("train", description="60,000 or 10,000 images")
 
+    usual: ClassVar[Usual | None] = Usual(SHAPE, 10, 60_000)
+    downloads: ClassVar[bool] = True
     usual_rule: ClassVar[dict[str, Any]] = {"channels": 1}
     classes: ClassVar[tuple[str, ...]] = tuple(str(i) for i in range(10))
     megabytes: ClassVar[int] = 11

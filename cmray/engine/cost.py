@@ -1,99 +1,103 @@
-"""What a training run takes: seconds, GPU-seconds, CPU-seconds, and the energy of its GPUs where NVML tells it."""
+"""What an experiment costs on GPUs that are not here: operations counted on empty networks, at an assumed speed.
+
+Assumptions, also in docs/experiments.md: a backward pass is two forward passes; a loss in the features of a network
+takes one forward of it for the goal, one for the student and one more backwards to the image; what is done element by
+element, optimizers, averages, feature extractors of measures, data and start-up cost nothing beside that. Everything
+runs at a fixed share of the peak of one A100, however many there are.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from cmray.engine.session import Session, reduce_sum
+from cmray.config.experiment import EvaluateConfig, SearchConfig
+from cmray.config.plan import Plan, Trial
+from cmray.config.run import RunConfig
+from cmray.core.flops import flops_of
+from cmray.engine.results import budgets
 
-#: NVIDIA's driver brings it, so it needs no package of its own
-NVML = "libnvidia-ml.so.1"
+#: share of the peak that long runs sustain, and the peak of one A100 in operations a second
+SHARE = 0.3
+PEAK = {"bf16": 312e12, "fp32": 156e12}  # fp32: TF32, in which convolutions run
+#: both in words
+SPEED = "at 30% of an A100's 312 TFLOP/s in bf16 or 156 in fp32 (TF32)"
+#: a backward pass in forward passes
+BACKWARD = 2
+#: noise levels that a search tries for each time, about
+TRIED = 9
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cost:
-    """Sums over all processes of a run and over all its resumed parts. None: a part of the run did not tell."""
+    """GPU-hours of each trial's training by its folder, and of training and measuring together."""
 
-    seconds: float = 0.0  # on the clock
-    gpu_seconds: float | None = 0.0  # GPUs held times seconds
-    cpu_seconds: float | None = 0.0
-    energy_joules: float | None = 0.0  # of the GPUs alone
+    trials: dict[str, float]
+    total: float
 
 
-class CostMeter:
-    """Adds to `cost` what is spent from its construction on.
-
-    Args:
-        gpus: that each process holds. Below 1 others compute on the same GPU, and its energy is not known.
-    """
-
-    def __init__(self, cost: Cost, session: Session, gpus: float):
-        self.cost, self._session = cost, session
-        self._gpus = gpus if session.device.type == "cuda" else 0.0
-        self._at, self._cpu, self._joules = time.monotonic(), time.process_time(), self._energy()
-
-    def _energy(self) -> float | None:
-        return gpu_joules(self._session.device) if self._gpus >= 1 else None
-
-    def settle(self) -> None:
-        """Adds what was spent since the last call, whatever it was spent on: steps, waiting for data, checkpoints, and
-        waiting for points of the curve. The seconds have no part for what was measured while steps went on; the
-        CPU-seconds do. All processes of a run call it together."""
-        before = self._at, self._cpu, self._joules
-        self._at, self._cpu, self._joules = time.monotonic(), time.process_time(), self._energy()
-        known = before[2] is not None and self._joules is not None
-        joules = self._joules - before[2] if known else math.nan  # type: ignore[operator]
-        own = torch.tensor([self._cpu - before[1], joules], dtype=torch.float64, device=self._session.device)
-        cpu, energy = reduce_sum(own, self._session).tolist()
-        seconds = self._at - before[0]
-        cost = self.cost
-        cost.seconds += seconds
-        cost.gpu_seconds = _added(cost.gpu_seconds, seconds * self._gpus * self._session.world_size)
-        cost.cpu_seconds = _added(cost.cpu_seconds, cpu)
-        cost.energy_joules = _added(cost.energy_joules, None if math.isnan(energy) else energy)
+def forward_flops(run: RunConfig, shape: tuple[int, int, int], num_classes: int) -> int:
+    """Operations of one evaluation of a run's network on one image of (C, H, W) = `shape`."""
+    classes = num_classes if run.net.class_conditional else 0
+    with torch.device("meta"):
+        net = run.net.build(shape, classes).eval()
+        x, noise = torch.empty(1, *shape), torch.empty(1)
+        label = torch.empty(1, dtype=torch.int64) if classes else None
+    return flops_of(lambda: net(x, noise, label))
 
 
-def _added(total: float | None, more: float | None) -> float | None:
-    return None if total is None or more is None else total + more
+def image_flops(run: RunConfig, shape: tuple[int, int, int], forward: int) -> int:
+    """Operations of one training step for each image of the batch, `forward` being those of one network evaluation."""
+    distance = getattr(run.objective, "distance", None)
+    features = 0 if distance is None else distance.flops(shape)
+    return forward * (1 + BACKWARD + run.objective.frozen_forwards) + features * 3
 
 
-def gpu_joules(device: torch.device, library: str = NVML) -> float | None:
-    """Joules that a GPU has used since its driver was loaded; None for other devices and where NVML does not tell.
+def evaluations(run: RunConfig, evaluation: EvaluateConfig | None, search: SearchConfig | None) -> tuple[float, float]:
+    """Network evaluations of single images that measuring a trained model takes, and that searching its times takes."""
+    if evaluation is None:
+        return 0.0, 0.0
+    samples = evaluation.num_samples * evaluation.repeats
+    taken = sum(budgets(run, evaluation.nfe, evaluation.teacher_nfe))
+    if run.objective.is_denoiser:
+        taken += sum(one.nfe for one in evaluation.teacher_samplers)
+    searched = 0.0
+    if search is not None and run.objective.kind == "consistency":
+        each = {n: n if search.mode == "reference" else 1 for n in search.nfe}  # others keep what is fixed
+        searched = search.num_samples * TRIED * sum(each[n] * (n - 1) for n in search.nfe)
+    return float(taken * samples), searched
+
+
+def all_searches(searches: Sequence[float], search: SearchConfig | None) -> float:
+    """What is searched of models that would take so much each: all of them, or the best alone."""
+    return sum(searches) if search is not None and search.trials == "all" else max(searches, default=0.0)
+
+
+def cost_of(plan: Plan, done: Sequence[Trial] = ()) -> Cost:
+    """GPU-hours of a plan, whose datasets need not be there.
 
     Args:
-        library: file name of NVML.
+        done: trials that are trained already; measuring them still counts.
     """
-    if device.type != "cuda":
-        return None
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    return None if uuid is None else nvml_joules(f"GPU-{uuid}", library)
-
-
-def nvml_joules(uuid: str, library: str = NVML) -> float | None:
-    """Joules of the GPU with this UUID ("GPU-..."); None where NVML is missing or does not tell."""
-    nvml = _nvml(library)
-    if nvml is None:
-        return None
-    handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
-    if nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle)) != 0:
-        return None
-    if nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)) != 0:
-        return None
-    return millijoules.value / 1000
-
-
-@functools.cache
-def _nvml(library: str) -> ctypes.CDLL | None:
-    """NVML, begun; None where it is missing or does not begin."""
-    try:
-        nvml = ctypes.CDLL(library)
-        began = nvml.nvmlInit_v2() == 0
-        return nvml if began and nvml.nvmlDeviceGetTotalEnergyConsumption else None
-    except (OSError, AttributeError):
-        return None
+    counted: dict[str, int] = {}
+    trials: dict[str, float] = {}
+    measured, searches = 0.0, []
+    finished = {str(t.folder) for t in done}
+    for trial in plan.all_trials:
+        run, shape = trial.run, trial.data.shape
+        key = repr((run.net, shape, trial.data.num_classes))
+        if key not in counted:
+            counted[key] = forward_flops(run, shape, trial.data.num_classes)
+        forward, second = counted[key], PEAK[run.train.precision] * SHARE
+        curve = 0.0
+        if run.curve is not None:
+            nfe = sum(budgets(run, run.curve.nfe, run.curve.nfe))
+            curve = run.train.steps // run.curve.every * run.curve.num_samples * nfe * forward
+        training = run.train.steps * run.train.batch_size * image_flops(run, shape, forward)
+        trials[str(trial.folder)] = 0.0 if str(trial.folder) in finished else (training + curve) / second / 3600
+        taken, searched = evaluations(run, plan.config.evaluate, plan.config.search)
+        measured += taken * forward / second / 3600
+        searches.append(searched * forward / second / 3600)
+    return Cost(trials, sum(trials.values()) + measured + all_searches(searches, plan.config.search))

@@ -86,7 +86,7 @@ class Curve:
                     if leave is not None and leave.is_set():
                         raise CancelledError
                     statistics.append(self._block(sampler, seeds))
-                key, total = f"{self._config.metric}@{nfe}", merged(statistics)
+                key, total = f"{self._config.metric_name}@{nfe}", merged(statistics)
                 out[key] = frechet_distance(total, self._reference, self._root)
                 self._keep_interval(key, out[key], statistics, total)
         return out

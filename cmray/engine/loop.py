@@ -20,10 +20,10 @@ from cmray.core.files import write_atomic
 from cmray.core.rng import torch_generator
 from cmray.engine.batches import Batches, TrainingData, open_batches, resume_notes
 from cmray.engine.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
-from cmray.engine.cost import CostMeter
 from cmray.engine.curve import Curve, CurvePoints
 from cmray.engine.result import RESULT, write_result
 from cmray.engine.session import Session, from_rank0, gather, reduce_sum
+from cmray.engine.spent import CostMeter
 from cmray.engine.state import TrainState
 from cmray.engine.versions import git_revision, versions
 from cmray.objectives import Loss

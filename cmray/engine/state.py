@@ -18,11 +18,11 @@ from cmray.core.errors import CheckpointError
 from cmray.core.precond import Denoiser, RawNet
 from cmray.core.rng import derive_seed, seed_device
 from cmray.engine.checkpoint import Parts, load_part
-from cmray.engine.cost import Cost
 from cmray.engine.flat import FlatModule, GradientExchange
 from cmray.engine.model import load_model
 from cmray.engine.optimizers import make_optimizer
 from cmray.engine.session import Session
+from cmray.engine.spent import Cost
 from cmray.objectives import ObjectiveContext, Roles, Transition
 
 STUDENT, TARGET, OPTIMIZER = "student.safetensors", "target.safetensors", "optimizer.safetensors"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, SerializeAsAny, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from cmray.core.distances import Distance, DistanceConfig, distances
-from cmray.core.errors import UnknownNameError
-from cmray.metrics.extractors import extractors
+from cmray.core.errors import DataError, UnknownNameError
+from cmray.core.flops import flops_of
+from cmray.metrics.extractors import ExtractorConfig, extractors
 
 #: Added to squared norms: keeps the gradient finite where a position has no activation at all.
 _EPS = 1e-10
@@ -33,12 +37,16 @@ class FeatureDistance(DistanceConfig):
     not take.
     """
 
-    extractor: str = Field("digits", description="registered name of the extractor whose maps are compared")
+    extractor: str | SerializeAsAny[ExtractorConfig] = Field(
+        "digits", description="the extractor whose maps are compared: its name, or a mapping of name and options"
+    )
     pixel_weight: float = Field(0.0, ge=0, description="weight of the mean squared pixel difference")
 
-    @field_validator("extractor")
+    @field_validator("extractor", mode="before")
     @classmethod
-    def _known_extractor(cls, value: str) -> str:
+    def _known_extractor(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return extractors.parse(value)
         try:
             extractors.get(value)
         except UnknownNameError as error:
@@ -47,7 +55,14 @@ class FeatureDistance(DistanceConfig):
 
     @property
     def features(self) -> str | None:
-        return self.extractor
+        return self.extractor if isinstance(self.extractor, str) else self.extractor.name
+
+    def flops(self, shape: Sequence[int]) -> int:
+        try:
+            extractor = extractors.parse(self.extractor).build(torch.device("cpu"))
+            return flops_of(lambda: extractor.features(torch.zeros(1, *(int(n) for n in shape))))
+        except DataError:
+            return 0
 
     def build(self, device: torch.device) -> Distance:
         extractor = extractors.parse(self.extractor).build(device)

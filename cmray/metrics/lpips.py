@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cmray.core.distances import Distance, DistanceConfig, distances
 from cmray.core.errors import CmrayError, DataError
+from cmray.core.flops import flops_of
 from cmray.metrics.distances import unit
 from cmray.metrics.weights_files import FilePath, FileSha256, WeightsFile, content_of, torch_cache
 
@@ -224,6 +225,12 @@ class LPIPS(DistanceConfig):
             load_features(self.net, path)  # says what is wrong
             return
         _examine(self.net, path, state.st_size, state.st_mtime_ns)
+
+    def flops(self, shape: Sequence[int]) -> int:
+        _, height, width = (int(n) for n in shape)
+        sides = (_RESIZED, _RESIZED) if self._resizes(width) else (height, width)
+        features = _empty_features(self.net)
+        return flops_of(lambda: features(torch.empty(1, 3, *sides, device="meta")))
 
     def build(self, device: torch.device) -> Distance:
         network = _Network(self.net, self._file(), self.pooling == "average", device)

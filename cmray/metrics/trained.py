@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmray.core.errors import DataError
+from cmray.core.errors import DataError, MissingWeightsError
 from cmray.core.rng import derive_seed, torch_generator
 from cmray.metrics.digits_cnn import METADATA_KEY, held_out_split
 from cmray.metrics.weights_files import fill, reason_of
@@ -239,6 +239,13 @@ def load_features(path: Path) -> tuple[TrainedCNN, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
         state = load_tensors(content)
+    except FileNotFoundError as error:
+        raise MissingWeightsError(
+            f"extractor 'trained' cannot read {path}: {reason_of(error)}; `cmray features train DATA --out {path}` "
+            f"makes it",
+            str(path),
+            trained=True,
+        ) from None
     except OSError as error:
         raise DataError(f"extractor 'trained' cannot read {path}: {reason_of(error)}") from None
     except (SafetensorError, ValueError) as error:

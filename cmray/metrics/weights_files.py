@@ -21,7 +21,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from cmray.core.errors import DataError
+from cmray.core.errors import DataError, MissingWeightsError
 from cmray.core.files import write_atomic
 
 #: bytes from which on a file is hashed once for all processes of a machine, not once in each
@@ -100,8 +100,8 @@ class WeightsFile:
             folders = self.folders()
             usual = path in [folder / self.name for folder in folders]
             where = f"looked in {', '.join(map(str, folders))}" if usual else f"looked for {path}"
-            raise DataError(
-                f"{self.user} needs the file {self.name}, which is not here ({where}); {self.how_to_get()}"
+            raise MissingWeightsError(
+                f"{self.user} needs the file {self.name}, which is not here ({where}); {self.how_to_get()}", self.name
             ) from None
         except (OSError, ValueError) as error:
             raise DataError(f"{self.user} cannot read its weights {path}: {reason_of(error)}") from None

@@ -67,6 +67,8 @@ VALID: dict[str, Any] = {
     "search": {"nfe": [2], "num_sigmas": 9, "num_samples": 32, "trials": "best"},
     "report": {"x": "step"},
     "resources": {"workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0},
+    "replace": {"train.steps": {5: 4}, "objective.mu": {0.5: {"name": "fixed", "mu": 0.4}}},
+    "drop": ["train.optimizer.betas", "noise.sigma_data"],
 }
 
 

@@ -38,6 +38,7 @@ PLACES: dict[str, Registry] = {
 NOT_IDENTITY = {
     "data.name": "the digest counts",
     "data.path": "the digest counts",
+    "data.dataset": "only what is said before the folder is there",
     "objective.distance.weights": "weights_sha256 counts",
     "data.feed": "data.shuffle_buffer, filled in where it streams, counts",
     "teacher.experiment": "the identity counts",
@@ -113,6 +114,7 @@ OTHER: dict[str, Any] = {
     "objective.distance.weights_sha256": {"objective.distance.weights_sha256": "2" * 64},
     "data.name": {"data": {"path": "/x/digits", "digest": "0" * 64}},
     "data.path": {"data": {"path": "/x/digits", "digest": "0" * 64}},
+    "data.dataset": {"data": {"path": "/x/digits", "digest": "0" * 64, "dataset": "mnist"}},
     "teacher.experiment": {"teacher.experiment": "/y/edm.yaml"},
     "teacher.checkpoint": {"teacher": {"checkpoint": "/y/c", "identity": "1" * 64}},
     "teacher.overrides": {"teacher.overrides": {"seed": 2}},
@@ -246,7 +248,7 @@ def flipped(place: str, name: str, path: str) -> tuple[RunConfig, RunConfig] | N
         assert RunConfig.model_validate(values) == run
     for k, value in changes.items():
         set_dotted(values, k, value)
-    if path in ("data.name", "data.path"):
+    if path in ("data.name", "data.path", "data.dataset"):
         values["data"] = changes["data"]
     if path == "teacher.checkpoint":
         values["teacher"] = changes["teacher"]

@@ -70,7 +70,7 @@ def test_every_shipped_file_plans(path, tmp_path):
     if "theory" in values:
         return  # no experiment; `cmray theory` reads it
     if not {"name", "objective", "train"} <= set(values):
-        assert path.parent.name == "presets", "only presets may be incomplete"
+        assert path.parent.name in ("presets", "overlays"), "only presets and overlays may be incomplete"
         return
     if "path" in values["data"]:
         return  # images of the user's; test_presets.py plans it with others in their place

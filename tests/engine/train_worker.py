@@ -18,10 +18,10 @@ from small_run import CPU, digits
 
 from cmray.config.run import RunConfig
 from cmray.engine.batches import ResidentBatches
-from cmray.engine.cost import Cost, CostMeter
 from cmray.engine.flat import FlatModule, GradientExchange
 from cmray.engine.loop import _Loop, train
 from cmray.engine.session import PlainSession, plain_session, prepare_process
+from cmray.engine.spent import Cost, CostMeter
 from cmray.engine.state import TrainState
 from cmray.tracking.events import EventLog
 

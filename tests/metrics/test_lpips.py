@@ -411,7 +411,7 @@ def test_a_plan_finds_what_is_missing(tmp_path, monkeypatch, cache, backbones):
         (tmp_path / "exp.yaml").write_text(yaml.safe_dump(values))
         return plan_experiment(tmp_path / "exp.yaml", [], tmp_path / "storage")
 
-    with pytest.raises(ConfigError, match=r"^exp\.yaml: objective\.distance: distance lpips with net vgg needs the f"):
+    with pytest.raises(CmrayError, match=r"^exp\.yaml: objective\.distance: distance lpips with net vgg needs the f"):
         plan()
     with pytest.raises(CmrayError, match="at least 17 pixels a side; these are 8x8, and size is native"):
         plan(net="squeeze", weights=backbones["squeeze"][1], size="native")
