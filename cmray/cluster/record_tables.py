@@ -58,7 +58,7 @@ def _measure(e: Evaluation, num_samples: int | None) -> str:
 def values_first(frame: pd.DataFrame) -> pd.DataFrame:
     """The experiment's table with its values beside the labels, as MLflow begins to compare with these two columns."""
     first = ["label", *frame.attrs["values"]]
-    return frame[[*first, *(name for name in frame.columns if name not in first)]]
+    return frame.reindex(columns=[*first, *(name for name in frame.columns if name not in first)])
 
 
 def search_table(trial: TrialRecord) -> pd.DataFrame:
