@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import io
 import json
 import logging
 import os
@@ -154,7 +156,8 @@ class MlflowStore:
         register(self._client(), experiment, run, model)
 
     def end(self, run: str, status: str) -> None:
-        self._client().set_terminated(run, status)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints addresses of a server, with their passwords
+            self._client().set_terminated(run, status)
 
 
 def _user() -> str:

@@ -62,7 +62,7 @@ def served_images(uri: str, name: str, folder: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("way", ["through the server", "directly"])
-def test_a_server_that_dies_in_the_middle_of_a_sweep_has_everything_at_the_end(database, tmp_path, monkeypatch, way):
+def test_a_server_that_dies_in_the_middle_of_a_sweep_has_everything_at_the_end(database, tmp_path, capsys, way):
     root, name = tmp_path / "artifact root", f"study {way.split()[0]}"
     place: tuple[object, ...] = ("--artifacts-destination", root)
     if way == "directly":
@@ -84,6 +84,7 @@ def test_a_server_that_dies_in_the_middle_of_a_sweep_has_everything_at_the_end(d
         sweep(file, storage, server.url, watcher)
         assert len(watcher.lines) == 1
         assert f"{server.url} is away; the sweep goes on" in watcher.lines[0]
+        assert capsys.readouterr().out == "", "MLflow printed something where --json writes"
         first = check(storage, name, server.url)
         client = MlflowClient(server.url, server.url)
         (version,) = client.search_model_versions(f"name = '{name}'")
