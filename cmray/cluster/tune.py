@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from cmray.cluster.resources import Admission, Capacity
+from cmray.cluster.resources import Admission, Capacity, max_concurrent
 from cmray.cluster.train import MAX_FAILURES, train_ddp
 from cmray.cluster.work import TrialSpec, TuneSession, attempted, keep_error, log_line, note_failure, run_trial
 from cmray.core.errors import CmrayError
@@ -56,6 +56,10 @@ class Tuning:
             tune_config=tune.TuneConfig(
                 search_alg=_Admitted(specs, Admission(self._capacity, self._limit), self._may_start),
                 num_samples=len(specs),
+                # Tune starts so many processes side by side; else one, which short trials never wait for
+                max_concurrent_trials=max_concurrent(
+                    [spec.config.resources for spec in specs], self._capacity, self._limit
+                ),
                 # Tune keeps an idle actor, and what it holds, which trials of another size would wait for
                 reuse_actors=len(sizes) == 1,
             ),
