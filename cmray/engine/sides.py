@@ -54,17 +54,12 @@ def extractor_facts(extractor: Any, shape: Sequence[int]) -> ExtractorFacts:
 
 @functools.cache
 def _facts(extractor: str, shape: tuple[int, ...]) -> ExtractorFacts:
-    built = _built(extractor)
+    built = extractors.parse(json.loads(extractor)).build(torch.device("cpu"))  # let go of: who measures builds its own
     built.check(shape)
     note = built.note(shape) or ""
     return ExtractorFacts(
         built.name, built.sha256, built.dim, frozenset(built.outputs), built.spatial_dim, built.resizer, note
     )
-
-
-@functools.lru_cache(maxsize=1)
-def _built(extractor: str) -> Any:
-    return extractors.parse(json.loads(extractor)).build(torch.device("cpu"))
 
 
 def described(
