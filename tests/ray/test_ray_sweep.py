@@ -184,6 +184,8 @@ def test_mlflow_has_one_parent_and_a_child_per_trial(study):
         assert child["datasets"] == ["digits"]
         assert any(a.startswith("samples/") for a in child["artifacts"])
         assert "config.yaml" in child["artifacts"]
+    for file in ("searches/search.png", "searches/points.json"):
+        assert sum(file in child["artifacts"] for child in children) == 1, "of the model that was searched"
 
 
 def test_the_numbers_in_mlflow_are_those_of_the_records(study):
