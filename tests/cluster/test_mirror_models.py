@@ -86,7 +86,8 @@ def test_results_of_commands_belong_to_the_run_of_the_trial(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_missing_is_made_once_and_a_later_sweep_takes_it(tmp_path):
+def test_a_run_that_is_missing_is_made_once_and_a_later_sweep_takes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a store that is named keeps its files in ./mlruns
     storage, file = tmp_path / "storage", write(tmp_path / "one.yaml", CT)
     trial = good(here("train", file, "--storage", storage, "--tracking-uri", "none", "--json")).json["trial"]
     small = (trial, "--storage", storage, "--num-samples", 64, "--nfe", "1")
