@@ -195,7 +195,7 @@ def test_rank_0_alone_measures_the_curve_and_in_a_thread(two_ranks):
 
 # ---------------------------------------------------------------- killed and stopped processes
 
-LONG = {"train.steps": 800, "train.checkpoint_every": 40, "train.log_every": 7, "train.keep_checkpoints": 2}
+LONG = {"train.steps": 400, "train.checkpoint_every": 40, "train.log_every": 7, "train.keep_checkpoints": 2}
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +224,9 @@ def test_a_process_ended_in_the_middle_is_resumed_to_the_same_files(uninterrupte
         ((status, step),) = json.loads((tmp_path / "out" / "rank-0.json").read_text())
         assert status == "stopped"
         assert read_checkpoint_facts(checkpoint(folder)).step == step, "it saved where it stopped"
-        assert 80 <= step < 800
+        assert 80 <= step < 400
     outcome = go(run, folder, warn=pytest.fail)
-    assert (outcome.status, outcome.step) == ("finished", 800)
+    assert (outcome.status, outcome.step) == ("finished", 400)
     assert files(folder) == files(uninterrupted)
     assert outcome.result.weights_sha256 == json.loads((uninterrupted / "result.json").read_text())["weights_sha256"]
     for kind in ("train", "curve"):

@@ -43,11 +43,11 @@ class Watches(PlainSession):
 
     def __init__(self, of: PlainSession):
         super().__init__(of.device, of.rank, of.world_size)
-        self.threads: set[str] = set()
+        self.of, self.threads = of, set[str]()
 
     def should_stop(self) -> bool:
         self.threads |= {thread.name for thread in threading.enumerate()}
-        return False
+        return self.of.should_stop()
 
 
 def params_of_every_rank(run: RunConfig, session: PlainSession, out: Path, name: str) -> None:
