@@ -84,7 +84,10 @@ def _logged(client: MlflowClient, experiment: str, run: str, model: ServedModel,
         logged = client.create_logged_model(experiment, _model_name(model), run, tags, params, "sampler")
     if logged.status == LoggedModelStatus.READY:
         return logged
-    client.log_outputs(run, [LoggedModelOutput(logged.model_id, max((m[3] for m in model.metrics), default=0))])
+    outputs = client.get_run(run).outputs
+    if logged.model_id not in [o.model_id for o in (outputs.model_outputs if outputs else [])]:
+        step = max((m[3] for m in model.metrics), default=0)
+        client.log_outputs(run, [LoggedModelOutput(logged.model_id, step)])
     points = [
         Metric(metric_name(name), value, int(time * 1000), step, model_id=logged.model_id, run_id=run)
         for name, value, time, step in model.metrics

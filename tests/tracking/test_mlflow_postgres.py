@@ -53,16 +53,18 @@ def check(storage: Path, name: str, uri: str) -> dict[str, dict[str, Any]]:
     return runs
 
 
-def served_images(uri: str, name: str, folder: Path) -> np.ndarray:
-    """Images of the registered model, fetched through the server."""
+def served_images(name: str, folder: Path) -> np.ndarray:
+    """Images of the registered model, fetched from the server that MLFLOW_TRACKING_URI names."""
     import mlflow.artifacts
 
-    path = mlflow.artifacts.download_artifacts(f"models:/{name}@best", tracking_uri=uri, dst_path=str(folder))
+    path = mlflow.artifacts.download_artifacts(f"models:/{name}@best", dst_path=str(folder))
     return ServedSampler(Path(path) / "data" / "sampler").predict(pd.DataFrame([{"seed": 3, "count": 2}]))
 
 
 @pytest.mark.parametrize("way", ["through the server", "directly"])
-def test_a_server_that_dies_in_the_middle_of_a_sweep_has_everything_at_the_end(database, tmp_path, capsys, way):
+def test_a_server_that_dies_in_the_middle_of_a_sweep_has_everything_at_the_end(
+    database, tmp_path, capsys, monkeypatch, way
+):
     root, name = tmp_path / "artifact root", f"study {way.split()[0]}"
     place: tuple[object, ...] = ("--artifacts-destination", root)
     if way == "directly":
@@ -92,7 +94,9 @@ def test_a_server_that_dies_in_the_middle_of_a_sweep_has_everything_at_the_end(d
         files = {p for p in root.rglob("*") if p.is_file()}
         assert any(p.name == "table.json" for p in files), "artifacts are not in the artifact root"
         assert any(p.name == "MLmodel" for p in files)
-        served = served_images(server.url, name, tmp_path)
+        with monkeypatch.context() as patched:
+            patched.setenv("MLFLOW_TRACKING_URI", server.url)
+            served = served_images(name, tmp_path)
 
         again = Watcher()
         sweep(file, storage, server.url, again)

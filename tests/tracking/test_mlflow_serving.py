@@ -74,7 +74,7 @@ def test_a_served_model_gives_the_bits_of_cmray_sample(storage, server, tmp_path
     expected = sampled(storage, tmp_path, trial, "--times", "80,0.5", "--num", 3)
     assert (np.array(answer["predictions"], np.uint8) == expected).all()
 
-    columns = {"columns": ["seed", "times"], "data": [[3, [80]], [4, [80]]]}
+    columns = {"columns": ["seed", "times"], "data": [[3, [80.0]], [4, [80.0]]]}
     status, answer = ask(server, {"dataframe_split": columns})
     assert status == 200
     expected = sampled(storage, tmp_path, trial, "--nfe", 1, "--num", 2, "--seed", 3)
