@@ -128,7 +128,7 @@ def last_saved(folder: Path, experiment: str) -> int:
         # two small agents of a Ray whose driver is killed try for 60 s, fixed in Ray, to tell it so before they leave
         (signal.SIGKILL, "study", -signal.SIGKILL, 90),
     ],
-    ids=["Ctrl-C in DDP", "Ctrl-C in trials", "SIGKILL"],
+    ids=["Ctrl-C in DDP", "Ctrl-C in Tune", "SIGKILL"],
 )
 def test_a_sweep_that_is_stopped_leaves_nothing_and_goes_on(tmp_path, undisturbed, stop, experiment, code, within):
     with sweeping(tmp_path) as running:
@@ -170,7 +170,7 @@ def kill_a_worker(running: Running, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "name"), [("teacher", "RayTrainWorker"), ("study", "_TrialActor")], ids=["DDP worker", "trial"]
+    ("experiment", "name"), [("teacher", "RayTrainWorker"), ("study", "ImplicitFunc")], ids=["DDP worker", "Tune trial"]
 )
 def test_a_worker_that_is_killed_is_started_again_by_ray(tmp_path, undisturbed, experiment, name):
     with sweeping(tmp_path) as running:
