@@ -123,6 +123,7 @@ def test_spatial_features_only():
         SFID.estimate(a, other, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.1, 1.2)])
 def test_infinity_is_nearer_to_the_truth(mean, scale):
     dim, reference = 24, exact(24)

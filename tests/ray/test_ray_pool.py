@@ -95,6 +95,7 @@ def test_statistics_have_the_same_bits_on_any_number_of_actors(started, calls, e
         pool.close()
 
 
+@pytest.mark.slow
 def test_actors_killed_in_the_middle_change_nothing(started, calls, expected):
     """The first finished call finds one actor busy and one idle: both die."""
     pool = EvaluatorPool(2)
@@ -116,6 +117,7 @@ def test_actors_killed_in_the_middle_change_nothing(started, calls, expected):
         pool.close()
 
 
+@pytest.mark.slow
 def test_a_call_that_kills_every_actor_is_given_up(started):
     pool = EvaluatorPool(1)
     try:
@@ -177,6 +179,7 @@ def test_ray_data_notices_content_that_the_manifest_does_not_vouch_for(started, 
 # ---------------------------------------------------------------- a cluster that is there already
 
 
+@pytest.mark.slow
 def test_a_command_joins_a_running_cluster_and_leaves_it_running(started, trained, tmp_path):
     storage, trial = trained
     address = ray.get_runtime_context().gcs_address

@@ -215,6 +215,7 @@ def test_a_second_sweep_trains_nothing_and_changes_nothing(study):
     assert told == [line for line in ran.out.splitlines() if "·" in line], "another table on the screen"
 
 
+@pytest.mark.slow
 def test_new_panels_train_what_is_new_beside_a_trial_that_fails(study):
     """One trial diverges, one is trained by two DDP workers, one is trained as ever; the rest is kept."""
     kept = {f: f.stat().st_mtime_ns for f in study.storage.glob("*/*/result.json")}
