@@ -3,10 +3,10 @@ runs now. One line."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmray.cli.options import command as command_to_copy
 from cmray.config.checks import Missing
 from cmray.config.data_facts import prepare_command
 from cmray.config.plan import Plan, plan_experiment
@@ -16,18 +16,13 @@ from cmray.engine.cost import SPEED, cost_of
 
 def explained(
     error: CmrayError,
-    command: str,
     file: Path,
     overrides: Sequence[str],
     storage: Path,
     only: Sequence[str],
     overlays: Sequence[Path],
 ) -> CmrayError:
-    """A better error in the place of `error`, a dataset or weights that are missing.
-
-    Args:
-        command: sweep or train, for the command that runs now.
-    """
+    """A better error in the place of `error`, a dataset or weights that are missing."""
     missing = Missing()
     try:
         plan = plan_experiment(file, overrides, storage, only, overlays, missing)
@@ -38,7 +33,9 @@ def explained(
         parts.append(f"{'these panels take' if only else 'the whole file takes'} {gpu_hours(plan)}")
     overlay = _that_runs(file, storage)
     if overlay is not None:
-        words = shlex.join(["cmray", command, str(file), "--overlay", str(overlay)])
+        words = command_to_copy(
+            "sweep" if plan.config.panels else "train", str(file), "--overlay", str(overlay), storage=storage
+        )
         parts.append(f"small and now, on this machine: `{words}`")
     return ConfigError("; ".join(parts))
 
@@ -49,8 +46,10 @@ def gpu_hours(plan: Plan) -> str:
 
 
 def hours(value: float) -> str:
-    """Three digits at most, as nobody knows more: 14,400 or 2.5."""
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.2g}"
+    """Three digits at most, as nobody knows more: 14,400, 99, 2.5 or 0.01."""
+    if value >= 10:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.2g}" if value >= 0.01 or value == 0 else "less than 0.01"
 
 
 def _needs(file: Path, missing: Missing) -> str:

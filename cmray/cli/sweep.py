@@ -73,7 +73,7 @@ def sweep(
     except (MissingDataError, MissingWeightsError) as error:
         from cmray.cli.missing import explained
 
-        raise explained(error, "sweep", file, set_ or [], storage, only or [], overlay or []) from None
+        raise explained(error, file, set_ or [], storage, only or [], overlay or []) from None
     if not plan.config.panels:
         raise ConfigError(f"{file} has no panels, so there is nothing to sweep; `cmray train {file}` trains it")
     progress = Progress(errors)
@@ -107,11 +107,12 @@ def sweep(
 
 def _show_left(outcome: Outcome, hours: float | None, again: str) -> None:
     """What a sweep whose time was up has done, what it has left, and how to go on."""
-    own = [t for t in outcome.record.trials if t.status == "finished"]
+    asked = [t for t in outcome.record.trials if t.name in outcome.asked]
+    own = [t for t in asked if t.status == "finished"]
     left = f"{', '.join(outcome.left[:5])}{f' and {len(outcome.left) - 5} more' if outcome.left[5:] else ''}"
     errors.print(
         escape(
-            f"Time is up (--max-hours {hours:g}): {len(own)} of {len(outcome.record.trials)} models are trained, "
+            f"Time is up (--max-hours {hours:g}): {len(own)} of {len(asked)} models are trained, "
             f"{outcome.trained} of them now; left: {left}"
         ),
         highlight=False,
@@ -215,7 +216,7 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
 
 def _show(outcome: Outcome, command: str | None, storage: Path) -> None:
     record = outcome.record
-    if not outcome.trained and not outcome.measured and not outcome.failed and not outcome.left:
+    if not any((outcome.trained, outcome.measured, outcome.failed, outcome.left, outcome.stopped_now)):
         output.print("Everything was done already; nothing was trained or measured.", highlight=False)
     show_record(record)
     found = [(t.label, s) for t in record.trials for s in t.searches]

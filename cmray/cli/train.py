@@ -42,7 +42,7 @@ def train(
     except (MissingDataError, MissingWeightsError) as error:
         from cmray.cli.missing import explained
 
-        raise explained(error, "train", file, set_ or [], storage, [], overlay or []) from None
+        raise explained(error, file, set_ or [], storage, [], overlay or []) from None
     if plan.config.panels:
         raise ConfigError(
             f"{file} has panels ({', '.join(plan.config.panels)}); `cmray sweep {file}` trains all their trials"

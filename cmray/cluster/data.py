@@ -118,8 +118,11 @@ def _batches(
     positions = ray.data.from_items(list(range(len(units))), override_num_blocks=-(-len(units) // PER_TASK))
     read: Any = Reader(place, manifest, tuple(units), leave_nothing)
     rows = positions.map_batches(read, batch_size=1, num_cpus=READ_CPUS, concurrency=READERS, zero_copy_batch=True)
-    batches: Any = rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
-    yield from _in_order(batches, place, manifest, units)
+    batches: Any = iter(rows.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1))
+    try:
+        yield from _in_order(batches, place, manifest, units)
+    finally:
+        batches.close()  # or its threads outlive an error, and end the process when they find Ray gone
 
 
 def _in_order(

@@ -29,7 +29,7 @@ class Follower:
 
     def __init__(self, observer: Observer, mirror: Mirror, stopper: Stopper | None, budget: Budget):
         self.observer, self.mirror, self.stopper, self.budget = observer, mirror, stopper, budget
-        self.trained = 0
+        self.trained = self.stopped = 0
 
     def follow(self, title: str, trials: Sequence[Trial], work: Callable[[], None], concurrency: int) -> None:
         """Runs `work`, which trains `trials`, to its end."""
@@ -55,6 +55,7 @@ class Follower:
             for trial, decision in self.stopper.judge(news) if self.stopper is not None else []:
                 if trial.name not in over:
                     over.add(trial.name)
+                    self.stopped += 1
                     self.observer.trial_stopped(trial, in_words(decision))
             if self.budget.over and not asked:
                 asked = True

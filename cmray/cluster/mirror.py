@@ -130,7 +130,8 @@ class Mirror:
         if evaluation.provenance.n == record.num_samples:
             name = f"best/{record.metric}"
             self.tracker.log_metrics(PARENT, {name: evaluation.value}, 0, evaluation.time)
-        model = served_model(record, trial, evaluation, _metric_of(evaluation))
+        named = {e.key: name for name, e in _named(trial.evaluations, record.num_samples)}
+        model = served_model(record, trial, evaluation, named[evaluation.key])
         self.tracker.register_model(self._keys[trial.name], model)
 
     def close(self, status: RunEnd) -> None:

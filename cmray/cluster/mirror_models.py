@@ -45,9 +45,10 @@ class ModelMirror:
         sent = False
         for experiment, names in self._places.items():
             try:
-                record = load_experiment(self.storage, experiment)
-                trials = [t for t in record.trials if t.name in names and t.config]
-                with locked([record.folder, *(t.folder.parent for t in trials)], HINT):  # a sweep writes to these runs
+                homes = {t.folder.parent for t in load_experiment(self.storage, experiment).trials if t.name in names}
+                with locked([self.storage / experiment, *sorted(homes)], HINT):  # a sweep writes to these runs
+                    record = load_experiment(self.storage, experiment)
+                    trials = [t for t in record.trials if t.name in names and t.config]
                     mirror = Mirror(self._tracker)
                     for trial in trials:
                         mirror.model(record, trial, self.storage)

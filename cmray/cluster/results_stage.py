@@ -133,7 +133,8 @@ class ResultsStage:
 
             found = search_together(searches, pool, told)
             final = [m for who, one in zip(models, found, strict=True) for m in self._final(who, one)]
-            new += evaluate(final, references, pool)
+            what = f"Measuring the times found for {nfe} NFE"
+            new += evaluate(final, references, pool, lambda d, t, what=what: self.observer.task(what, d, t))
             for remark in filter(None, (search.remark for search in searches)):
                 self.observer.message(remark)
         for who in models:

@@ -55,8 +55,11 @@ class Outcome:
     failed: int
     measured: int
     stopped: int = 0  # by the stopping rule, now or earlier
+    stopped_now: int = 0
     #: what a sweep whose time was up has left: labels of trials, "evaluation"; empty when all is done
     left: tuple[str, ...] = ()
+    #: names of the trials that this sweep was about; the record may hold panels of earlier ones
+    asked: frozenset[str] = frozenset()
 
 
 class Sweep:
@@ -151,6 +154,7 @@ class Sweep:
         self._follower.stopper = Stopper(self.plan)
         for trial, decision in self._follower.stopper.catch_up():
             clear_stop(trial.folder)  # it does not run
+            self._follower.stopped += 1
             self.observer.message(f"{trial.label} was stopped {in_words(decision)}")
 
     def work(self, stages: Sequence[Stage]) -> None:
@@ -235,7 +239,7 @@ class Sweep:
         samples = self.plan.folder / "samples" / "samples.png"
         if samples.is_file():
             files["samples.png"] = samples
-        asked = {trial.name for trial in self.plan.all_trials}  # the record may hold panels of earlier sweeps
+        asked = frozenset(trial.name for trial in self.plan.all_trials)
         failed, stopped = (sum(t.status == s and t.name in asked for t in record.trials) for s in ("failed", "stopped"))
         left: list[str] = []
         if self.budget.over:
@@ -244,7 +248,8 @@ class Sweep:
             if self.results is not None and (left or not self.results.complete()):
                 left.append("evaluation")
         trained = self._follower.trained
-        return Outcome(record, files, trained, failed, self._measured, stopped, tuple(left))
+        now = self._follower.stopped
+        return Outcome(record, files, trained, failed, self._measured, stopped, now, tuple(left), asked)
 
 
 def prepare_named(facts: DataFacts, observer: Observer) -> None:

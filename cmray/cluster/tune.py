@@ -1,4 +1,4 @@
-"""Many trials at once under Ray Tune, as many as fit. A one-worker trial trains inside Tune's own, reused actor."""
+"""Many trials at once under Ray Tune, as many as fit. A one-worker trial trains inside Tune's own actor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from cmray.cluster.resources import Admission, Capacity, max_concurrent
+from cmray.cluster.resources import Admission, Capacity
 from cmray.cluster.train import MAX_FAILURES, train_ddp
 from cmray.cluster.work import TrialSpec, TuneSession, attempted, keep_error, log_line, note_failure, run_trial
 from cmray.core.errors import CmrayError
@@ -57,9 +57,7 @@ class Tuning:
                 search_alg=_Admitted(specs, Admission(self._capacity, self._limit), self._may_start),
                 num_samples=len(specs),
                 # Tune starts so many processes side by side; else one, which short trials never wait for
-                max_concurrent_trials=max_concurrent(
-                    [spec.config.resources for spec in specs], self._capacity, self._limit
-                ),
+                max_concurrent_trials=min(self._limit or len(specs), len(specs)),
                 # Tune keeps an idle actor, and what it holds, which trials of another size would wait for
                 reuse_actors=len(sizes) == 1,
             ),

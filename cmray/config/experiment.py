@@ -67,7 +67,7 @@ class Draw(Strict):
         if self.digits is not None:
             value = float(f"{value:.{self.digits}g}")
         value = min(max(value, bounds[0]), bounds[1] + (0.5 if self.integer else 0))  # rounding may step over a bound
-        return int(value) if self.integer else value
+        return math.floor(value) if self.integer else value
 
 
 class RandomConfig(Strict):

@@ -162,28 +162,35 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
     return [*layers, (shown, values)]
 
 
-#: keys of which a mapping holds one: data by name or path, a teacher by experiment (with overrides) or checkpoint
-_ALTERNATIVES = ((("path", "dataset"), ("name",)), (("checkpoint",), ("experiment", "overrides")))
+#: keys of which a section holds one: data by name or path, a teacher by experiment (with overrides) or checkpoint
+_ALTERNATIVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "data": (("path", "dataset"), ("name",)),
+    "teacher": (("checkpoint",), ("experiment", "overrides")),
+}
 
 
 #: mappings whose `name` is a field like any other: all of them share the rest
 _NAMED_BY_THE_WAY = frozenset({"optimizer"})
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, mapping by mapping. A component of another name replaces the one below whole."""
+def merged(base: Mapping[str, Any], over: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """`over` on top of `base`, mapping by mapping. A component of another name replaces the one below whole.
+
+    Args:
+        section: the key that both stand under; "" for a whole file.
+    """
     out = dict(base)
-    for one, other in _ALTERNATIVES:  # what is given now takes the place of the other
-        for given, replaced in ((one, other), (other, one)):
-            if given[0] in over and not any(key in over for key in replaced):
-                out = {key: value for key, value in out.items() if key not in replaced}
+    one, other = _ALTERNATIVES.get(section, ((), ()))  # what is given now takes the place of the other
+    for given, replaced in ((one, other), (other, one)):
+        if given and given[0] in over and not any(key in over for key in replaced):
+            out = {key: value for key, value in out.items() if key not in replaced}
     for key, value in over.items():
         below = out.get(key)
         if isinstance(below, str) and isinstance(value, Mapping) and "name" not in value:
             below = {"name": below}
         replaced = key not in _NAMED_BY_THE_WAY and isinstance(below, Mapping) and _renames(below, value)
         if isinstance(below, Mapping) and isinstance(value, Mapping) and not replaced:
-            out[key] = merged(below, value)
+            out[key] = merged(below, value, key)
         else:
             out[key] = merged({}, value) if isinstance(value, Mapping) else value
     return out

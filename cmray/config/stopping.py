@@ -41,6 +41,17 @@ def checked(rule: StoppingConfig, trials: Sequence[tuple[str, RunConfig]]) -> St
                 )
             raise ConfigError(f"stopping.metric is {metric}, which the curve does not draw; {nearest(metric, names)} "
                               f"[{label}]")  # fmt: skip
+        own, first = (r.curve for r in (run, trials[0][1]))
+        if own is not None and first is not None and (own.metric, own.num_samples) != (first.metric, first.num_samples):
+            raise ConfigError(
+                f"stopping is given, but curve is measured in one way in {trials[0][0]} (metric {first.metric}, "
+                f"num_samples {first.num_samples}) and in another in {label} (metric {own.metric}, num_samples "
+                f"{own.num_samples}); only numbers that were measured alike are compared"
+            )
+        if (run.data.name, run.data.path) != (trials[0][1].data.name, trials[0][1].data.path):
+            raise ConfigError(
+                f"stopping is given, but {trials[0][0]} and {label} have other data, whose distances do not compare"
+            )
         try:
             rule.check(run.train.steps, run.curve.every)
         except ValueError as error:

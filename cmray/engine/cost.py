@@ -94,7 +94,8 @@ def cost_of(plan: Plan, done: Sequence[Trial] = ()) -> Cost:
         curve = 0.0
         if run.curve is not None:
             nfe = sum(budgets(run, run.curve.nfe, run.curve.nfe))
-            curve = run.train.steps // run.curve.every * run.curve.num_samples * nfe * forward
+            points = -(-run.train.steps // run.curve.every)  # every so many steps, and at the end
+            curve = points * run.curve.num_samples * nfe * forward
         training = run.train.steps * run.train.batch_size * image_flops(run, shape, forward)
         trials[str(trial.folder)] = 0.0 if str(trial.folder) in finished else (training + curve) / second / 3600
         taken, searched = evaluations(run, plan.config.evaluate, plan.config.search)

@@ -147,9 +147,11 @@ def _steps(loop: _Loop, points: CurvePoints | None, saved: Path) -> bool:
             loop.meter.settle()
             if session.rank == 0:
                 save_checkpoint(saved, state.parts(), state.facts(), run.train.keep_checkpoints)
+    loop.meter.settle()  # all ranks; none waits for rank 0 after it
     if points is not None:
         points.wait()
-    loop.meter.settle()
+        if session.world_size == 1:
+            loop.meter.settle()
     return state.step == run.train.steps
 
 

@@ -17,7 +17,11 @@ COLUMNS = ("origin", "method", "nfe", "fid", "precision", "recall", "source", "n
 
 def published_names(experiment: ExperimentRecord) -> list[str]:
     """The datasets of an experiment's runs that there are published numbers for."""
-    names = [str((trial.config.get("data") or {}).get("name")) for trial in experiment.trials]
+    names: list[str] = []
+    for trial in experiment.trials:
+        data = trial.config.get("data") or {}
+        names += [str(data.get("name")), str(data.get("dataset"))]
+        names += [evaluation.provenance.dataset for evaluation in trial.evaluations]
     return [name for name in dict.fromkeys(names) if name in published_datasets()]
 
 
@@ -33,10 +37,9 @@ def beside_published(experiment: ExperimentRecord, dataset: str) -> pd.DataFrame
     rows = published(dataset).assign(origin=PUBLISHED)
     own = []
     for trial in experiment.trials:
-        of_it = str((trial.config.get("data") or {}).get("name")) == dataset
         for cell in trial.evaluations:
             p = cell.provenance
-            if of_it and is_fid(p) and math.isfinite(cell.value):
+            if p.dataset == dataset and is_fid(p) and math.isfinite(cell.value):
                 said = f"{p.n:,} samples against {p.reference_n or 'published'} of {p.dataset}/{p.split}, {p.extractor}"
                 note = f"{said}{', searched times' if p.searched else ''}"
                 own.append({"origin": MEASURED, "method": trial.label, "nfe": p.nfe, "fid": cell.value,

@@ -18,7 +18,7 @@ from cmray.report.html import report_html
 from cmray.report.latex import to_latex
 from cmray.report.layout import save_sheet
 from cmray.report.tables import FLAG, fd_table, footnotes, format_value, to_csv, to_markdown
-from cmray.tracking.records import ExperimentRecord, TrialRecord
+from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
 
 #: a difference below this fraction is not called better or worse: another training seed may turn it round
 ABOUT = 0.03
@@ -117,8 +117,10 @@ def _best_one_step(
             )
     teachers = [row for row in one_step.best_first() if trials[row].role == "teacher"]
     if teachers:
-        own = one_step.value(teachers[0])
-        sentences.append(_against(trials[best].label, value, "the teacher's own single step", own, one_step))
+        other = one_step.cells[teachers[0]]
+        sentences.append(
+            _against(trials[best].label, one_step.cells[best], "the teacher's own single step", other, one_step)
+        )
     many = [
         (column, row)
         for column in columns
@@ -128,29 +130,31 @@ def _best_one_step(
     ]
     if many:
         column, row = max(many, key=lambda pair: pair[0].nfe)
-        level = column.value(row)
-        sentences.append(_against(trials[best].label, value, f"the teacher's {column.nfe} NFE", level, one_step))
+        what = f"the teacher's {column.nfe} NFE"
+        sentences.append(_against(trials[best].label, one_step.cells[best], what, column.cells[row], one_step))
     return sentences
 
 
 def _not_told_apart(one_step: Column, ranked: Sequence[int]) -> list[int]:
     """Rows whose 95% interval overlaps that of the best one."""
-    best = one_step.cells[ranked[0]]
-    if best.low is None or best.high is None:
-        return []
-    found = []
-    for row in ranked[1:]:
-        cell = one_step.cells[row]
-        if cell.low is not None and cell.high is not None and cell.low <= best.high and best.low <= cell.high:
-            found.append(row)
-    return found
+    return [row for row in ranked[1:] if _overlap(one_step.cells[ranked[0]], one_step.cells[row])]
 
 
-def _against(who: str, value: float, what: str, other: float, column: Column) -> str:
+def _overlap(a: Evaluation, b: Evaluation) -> bool:
+    """Whether two numbers have 95% intervals, and these overlap."""
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    return a.low <= b.high and b.low <= a.high
+
+
+def _against(who: str, own: Evaluation, what: str, level: Evaluation, column: Column) -> str:
     """`A: 2.40 is 0.0296 times the teacher's own single step (81.20), so better.`, whichever way it went."""
+    value, other = own.value, level.value
     shown = f"{who}: {format_value(value)}"
     if value == other:
         return f"{shown} equals {what}."
+    if _overlap(own, level):
+        return f"{shown} cannot be told from {what} ({format_value(other)}) by their 95% intervals."
     verdict = "better" if (value < other) == column.lower_is_better else "worse"
     if value <= 0 or other <= 0:  # a ratio would say nothing
         return f"{shown} is {verdict} than {what} ({format_value(other)})."
@@ -192,6 +196,11 @@ def _panel_bests(trials: Sequence[TrialRecord], one_step: Column, ranked: Sequen
             sentences.append(f"Panel {panel}: only {said[0]} has a value{without}.")
         elif one_step.value(rows[0]) == one_step.value(rows[1]):
             sentences.append(f"Panel {panel}: {said[0]} and {said[1]} are equal and best of {len(rows)}{without}.")
+        elif _overlap(one_step.cells[rows[0]], one_step.cells[rows[1]]):
+            sentences.append(
+                f"Panel {panel}: best of {len(rows)} is {said[0]}, which cannot be told from {said[1]} by their 95% "
+                f"intervals{without}."
+            )
         else:
             sentences.append(f"Panel {panel}: best of {len(rows)} is {said[0]}, then {said[1]}{without}.")
     return sentences

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 from cmray.report import style
 from cmray.report.columns import Column, Protocol, lower_is_better, measure_title, value_columns
 from cmray.report.layout import Entry, Plot, Sheet, Span, Title, colours_of, span_of, spans_decades
-from cmray.report.lines import Point, band_of, by_seed, config_without, group_label, mean_point, panels_of, short_names
+from cmray.report.lines import (
+    Point,
+    band_of,
+    by_seed,
+    config_without,
+    group_label,
+    key_of,
+    mean_point,
+    panels_of,
+    short_names,
+)
 from cmray.tracking.records import Evaluation, ExperimentRecord, TrialRecord
 
 if TYPE_CHECKING:
@@ -94,7 +104,7 @@ def _cells(
             cell = column.cells[row]
             p = cell.provenance
             key = (p.searched, "" if p.sampler in _PLAIN else p.sampler)
-            at = cells.setdefault(experiment.trials[row].name, {}).setdefault(key, {})
+            at = cells.setdefault(key_of(experiment.trials[row]), {}).setdefault(key, {})
             several |= p.nfe in at
             if p.nfe not in at or sign * cell.value < sign * at[p.nfe].value:
                 at[p.nfe] = cell
@@ -105,9 +115,9 @@ def _series(groups: Sequence[Sequence[TrialRecord]], cells: Cells) -> tuple[list
     """A line for each group of seeds and each way it was sampled, and what the ends of means are."""
     found, bands = [], []
     for group in groups:
-        keys = dict.fromkeys(key for trial in group for key in cells.get(trial.name, {}))
+        keys = dict.fromkeys(key for trial in group for key in cells.get(key_of(trial), {}))
         for searched, sampler in keys:
-            drawn = [_over_nfe(cells.get(t.name, {}), searched, sampler) for t in group]
+            drawn = [_over_nfe(cells.get(key_of(t), {}), searched, sampler) for t in group]
             drawn = [at for at in drawn if at]
             points = []
             for nfe in sorted(set[int]().union(*drawn)):
@@ -119,7 +129,7 @@ def _series(groups: Sequence[Sequence[TrialRecord]], cells: Cells) -> tuple[list
                     points.append(Point(nfe, here[0].value, here[0].low, here[0].high))
             label = group_label(group) + (f" · {len(drawn)} seeds" if len(group) > 1 else "")
             label += f" · {sampler}" if sampler else ""
-            found.append(Series(label, tuple(points), searched=searched, key=group[0].name))
+            found.append(Series(label, tuple(points), searched=searched, key=key_of(group[0])))
     return found, bands
 
 
@@ -133,7 +143,9 @@ def _over_nfe(cells: dict[Key, dict[int, Evaluation]], searched: bool, sampler: 
 def _joined(groups: Sequence[Sequence[TrialRecord]], cells: Cells) -> tuple[list[Series], list[str]]:
     """Series of the groups; those of one method that have a single NFE each are joined into one line."""
     series, bands = _series(groups, cells)
-    configs = {t.name: config_without(t, _OF_THE_STEPS) if t.config else t.name for group in groups for t in group}
+    configs = {
+        key_of(t): config_without(t, _OF_THE_STEPS) if t.config else key_of(t) for group in groups for t in group
+    }
     kin: dict[str, list[Series]] = {}
     for one in series:
         if len(one.points) == 1 and not one.searched:

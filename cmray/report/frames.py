@@ -46,7 +46,8 @@ class ExperimentFrames:
     """Frames of an experiment. `trial` (the folder's name) joins them, and `label` says what tells the trial apart.
 
     trials: a row per model, teachers first. trial; label; role, teacher or trial; panels, a tuple; objective; status,
-        waiting, running, finished or failed; steps and images trained so far; minutes of training, of finished ones;
+        waiting, running, stopped, finished or failed; steps and images trained so far; minutes of training, of finished
+        ones;
         workers; attempt, from 1; trained_in_features_of, the extractor that is also its distance's network, or None;
         failure, the last line of its error, or None; folder; and `config.` columns with every field of its resolved
         configuration, such as config.objective.num_sigmas (lists are tuples, missing values null).

@@ -36,7 +36,7 @@ class Line:
 
     @property
     def key(self) -> str:
-        return self.trials[0].name
+        return key_of(self.trials[0])
 
     @property
     def last(self) -> float:
@@ -47,6 +47,11 @@ class Line:
         """The trials' one status, else the statuses in words."""
         counts = {s: [t.status for t in self.trials].count(s) for s in dict.fromkeys(t.status for t in self.trials)}
         return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{n} {s}" for s, n in counts.items())
+
+
+def key_of(trial: TrialRecord) -> str:
+    """Names a trial among those of several experiments, which may have one of the same content."""
+    return f"{trial.experiment}/{trial.name}"
 
 
 def panels_of(experiment: ExperimentRecord) -> dict[str, list[TrialRecord]]:
@@ -69,7 +74,7 @@ def by_seed(experiment: ExperimentRecord, trials: Sequence[TrialRecord]) -> list
         key = _without_seed(trial, teachers)
         seeds = [other.config["seed"] for other in groups.get(key, [])]
         if "seed" not in trial.config or trial.config["seed"] in seeds:
-            key = f"{trial.experiment}/{trial.name}"
+            key = key_of(trial)
         groups.setdefault(key, []).append(trial)
     return list(groups.values())
 
@@ -106,20 +111,20 @@ def training_lines(experiment: ExperimentRecord, trials: Sequence[TrialRecord], 
     """
     lines = []
     for group in by_seed(experiment, trials):
-        drawn = {trial.name: _own_points(experiment, trial, metric, nfe) for trial in group}
-        members = [trial for trial in group if drawn[trial.name][1]]
+        drawn = {key_of(trial): _own_points(experiment, trial, metric, nfe) for trial in group}
+        members = [trial for trial in group if drawn[key_of(trial)][1]]
         if len(members) > 1:
             members = [trial for trial in members if trial.status == "finished"] or members
         label = group_label(group)
-        own = next((drawn[t.name][0] for t in members if drawn[t.name][0] != nfe), None)
+        own = next((drawn[key_of(t)][0] for t in members if drawn[key_of(t)][0] != nfe), None)
         if own is not None:
             label += f" ({own} NFE)"
         if len(members) > 1:
-            points, band = _mean([drawn[trial.name][1] for trial in members])
+            points, band = _mean([drawn[key_of(trial)][1] for trial in members])
             of = f" of {len(group)}" if len(members) < len(group) else ""
             lines.append(Line(tuple(members), f"{label}{_JOIN}{len(members)}{of} seeds", tuple(points), band))
         else:
-            points = drawn[members[0].name][1] if members else []
+            points = drawn[key_of(members[0])][1] if members else []
             known = "95% interval of each point" if any(p.low is not None for p in points) else ""
             lines.append(Line(tuple(members or group), label, tuple(points), known))
     return lines

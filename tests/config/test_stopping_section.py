@@ -64,6 +64,9 @@ def test_every_trial_must_be_comparable(tmp_path):
     panels = {"p": {"points": [{}, {"train.steps": 20}]}}
     with pytest.raises(ConfigError, match=r"stopping.grace 20 is not below train.steps 20, .* \[ct .*steps=20\]"):
         planned(tmp_path, panels=panels, stopping={"name": "asha", "grace": 20})
+    panels = {"p": {"points": [{}, {"curve.num_samples": 32}]}}
+    with pytest.raises(ConfigError, match=r"num_samples \d+\) and in another in .*num_samples 32\)"):
+        planned(tmp_path, panels=panels, stopping={"name": "asha", "grace": 10})
     panels = {"p": {"points": [{}, {"curve.nfe": [2]}]}}
     with pytest.raises(ConfigError, match=r"no curve in common: fd/digits@1 of .*, but fd/digits@2 of"):
         planned(tmp_path, panels=panels, stopping={"name": "asha", "grace": 10})
@@ -90,6 +93,8 @@ def test_integers_reach_both_bounds_and_are_even():
     counts = [found.count(v) for v in range(5, 10)]
     assert sum(counts) == 2000
     assert min(counts) > 320, "400 expected of each"
+    below = drawn(uniform=[-3, 1], integer=True)
+    assert min(below.count(v) for v in range(-3, 2)) > 320, "400 expected of each"
 
 
 def test_log_uniform_integers_are_as_many_in_each_octave():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -90,6 +92,7 @@ def test_batches_through_ray_are_those_of_reading_here(started, prepared):
 
 
 def test_a_shard_that_vanishes_is_named_through_ray(started, prepared, tmp_path):
+    before = {t.name for t in threading.enumerate()}
     folder = tmp_path / "set"
     good(here("data", "prepare", "digits", "--out", folder, "--shards", 3))
     manifest = read_manifest(folder)
@@ -102,6 +105,10 @@ def test_a_shard_that_vanishes_is_named_through_ray(started, prepared, tmp_path)
     with pytest.raises(DataError, match=r"shard-00001\.parquet cannot be read"):
         [rows.host(step, 0, 1) for step in range(40)]
     rows.close()
+    deadline = time.monotonic() + 10
+    while {t.name for t in threading.enumerate()} - before - {"Prefetcher"}:  # which sleeps for good
+        assert time.monotonic() < deadline, "a thread of Ray Data reads on, and would end us if it outlived Ray"
+        time.sleep(0.05)
 
 
 # ---------------------------------------------------------------- whole runs, each on its own Ray

@@ -10,6 +10,7 @@ from report_factory import decay, evaluation, experiment, figure_three, teacher,
 from cmray.core.errors import CmrayError, StorageError
 from cmray.report.build import summary_sentences, write_report
 from cmray.report.load import UnknownExperimentError, load_experiment
+from cmray.tracking.records import Evaluation
 
 
 def test_what_was_written_is_loaded(tmp_path):
@@ -142,3 +143,16 @@ def test_reports_need_neither_torch_nor_ray_nor_mlflow_nor_pyplot():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_numbers_whose_intervals_overlap_are_not_ranked():
+    def near(value: float) -> Evaluation:
+        return evaluation(value).model_copy(update={"low": value - 0.3, "high": value + 0.3})
+
+    level = evaluation(3.5, sampler="edm-heun", nfe=35).model_copy(update={"low": 3.3, "high": 3.7})
+    far = evaluation(80.0, sampler="edm-heun").model_copy(update={"low": 79.0, "high": 81.0})
+    students = [trial(name, ["p"], evaluations=[near(value)]) for name, value in (("a", 3.6), ("b", 4.0))]
+    said = summary_sentences(experiment(trial("t", role="teacher", evaluations=[far, level]), *students))
+    assert "a: 3.60 cannot be told from the teacher's 35 NFE (3.50) by their 95% intervals." in said
+    assert "a: 3.60 is 0.045 times the teacher's own single step (80.00), so better." in said
+    assert "Panel p: best of 2 is a (3.60), which cannot be told from b (4.00) by their 95% intervals." in said

@@ -14,6 +14,7 @@ from cmray.core.errors import CmrayError
 from cmray.report.beside import beside_published
 from cmray.report.build import write_report
 from cmray.report.compare import compare, default_folder
+from cmray.report.figure_curve import curve_sheet
 from cmray.report.grids import image_grid
 from cmray.report.inline import png_size
 from cmray.report.load import load_experiment
@@ -147,7 +148,7 @@ def test_values_sort_by_all_their_digits(tmp_path):
     assert ("table", "class", "sortable") in page.attributes
 
 
-CIFAR = {"seed": 0, "data": {"name": "cifar10"}}
+CIFAR = {"seed": 0, "data": {"path": "data/cifar10", "name": None, "dataset": None}}
 INCEPTION = {"metric": "fd/inception-clean", "extractor": "inception-clean", "dataset": "cifar10", "split": "train"}
 
 
@@ -156,7 +157,9 @@ def test_published_numbers_stand_apart(tmp_path):
         trial("digits", config=CIFAR, evaluations=[evaluation(1.0)]),
         trial("few", config=CIFAR, evaluations=[evaluation(2.0, **INCEPTION)]),
         trial("fid", config=CIFAR, evaluations=[evaluation(3.5, **INCEPTION, n=50_000)]),
-        trial("of other images", evaluations=[evaluation(4.0, **INCEPTION, n=50_000)]),
+        trial(
+            "of other images", config=CIFAR, evaluations=[evaluation(4.0, **{**INCEPTION, "dataset": "mine"}, n=50_000)]
+        ),
     )
     frame = beside_published(record, "cifar10")
     own = frame[frame["origin"] == "measured here"]
@@ -184,12 +187,19 @@ def test_unknown_published_data_is_one_line_before_anything_is_written(tmp_path)
 def test_two_experiments_side_by_side(tmp_path):
     shared = teacher()
     first = experiment(shared, trial("cd · l2", ["p"], events=decay(9, 3), evaluations=[evaluation(3.0)]), name="one")
-    other = trial("cd · l2", ["p"], name="x", events=decay(9, 2), evaluations=[evaluation(2.0), evaluation(7.0, n=99)])
+    measured = [evaluation(2.0), evaluation(7.0, n=99)]
+    other = trial("cd · l2", ["p"], experiment="other", events=decay(9, 2), evaluations=measured)  # of the same content
     both = compare([first, experiment(shared, other, name="two", num_samples=1797)])
     assert [t.label for t in both.trials] == ["one and two · edm teacher", "one · cd · l2", "two · cd · l2"]
     files = write_report(both, tmp_path)
     page = Page(files["report.html"].read_text())
     assert page.problems == []
+    sheet = curve_sheet(both)
+    assert sheet is not None
+    (plot,) = sheet.plots
+    assert len({(entry.text, entry.colour) for entry in plot.entries if entry.marker}) == 2, (
+        "each has a line of its own"
+    )
     header, *rows = files["table.csv"].read_text().splitlines()
     assert header.startswith("label,experiment,role,")
     assert "fd/digits · 1 NFE, n=1797" in header
