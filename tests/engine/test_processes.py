@@ -272,4 +272,6 @@ def test_a_process_that_is_killed_again_and_again_while_it_measures_draws_the_sa
     assert lost, "no point was being measured when its process was killed: make them longer"
     assert go(run, folder, warn=pytest.fail).status == "finished"
     assert files(folder) == files(tmp_path / "whole")
-    assert curve_of(folder) == curve_of(tmp_path / "whole")
+    for one, other in zip(curve_of(folder), curve_of(tmp_path / "whole"), strict=True):
+        assert one[:2] == other[:2]
+        assert one[2] == pytest.approx(other[2], rel=1e-12), "numpy's threads, more here than there, round differently"
