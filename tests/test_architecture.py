@@ -1,5 +1,6 @@
 """The house rules: imports go downward, everything below cluster/ works without ray and mlflow, files stay short."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -91,6 +92,22 @@ def test_everything_below_cluster_imports_without_ray_and_mlflow():
         for path in (PACKAGE / room).rglob("*.py")
     }
     assert set(done.stdout.split()) == files, "a file is not importable as a module of its package"
+
+
+def imported(path: Path) -> set[str]:
+    """Packages that a file imports anywhere, also inside its functions and for types only."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+        found |= {name.partition(".")[0] for name in names}
+    return found
+
+
+def test_ray_and_mlflow_are_imported_in_their_rooms_only():
+    files = {path.relative_to(PACKAGE).as_posix(): imported(path) for path in PACKAGE.rglob("*.py")}
+    assert {name for name, packages in files.items() if "mlflow" in packages} == {"tracking/mlflow.py"}
+    assert {name.partition("/")[0] for name, packages in files.items() if "ray" in packages} == {"cluster"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import shutil
@@ -31,6 +32,7 @@ SAMPLER = "sampler.json"
 MAX_IMAGES = 4096
 #: of the layout above and of what predict takes and returns; another one is another version of the model
 _LAYOUT = 1
+_REQUIRED = ("cmray", "mlflow", "torch", "torchvision", "numpy", "pandas", "pydantic", "pyyaml", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class ServedModel:
         from cmray.config.checkpoint_facts import read_checkpoint_facts
 
         return read_checkpoint_facts(self.checkpoint)
+
+    @property
+    def trial(self) -> str:
+        """The name of the trial that the checkpoint is of."""
+        return self.checkpoint.parent.parent.name
 
     @property
     def content(self) -> str:
@@ -95,7 +102,7 @@ class ServedModel:
 
 
 class ServedSampler:
-    """What `mlflow.pyfunc.load_model` gives, with the same images as `cmray sample` for the same seeds."""
+    """Asks the files that `ServedModel.write` made, with the same images as `cmray sample` for the same seeds."""
 
     def __init__(self, folder: Path):
         from cmray.engine.model import load_model
@@ -114,20 +121,15 @@ class ServedSampler:
                 levels of a consistency model, descending; by default those the model was registered with).
 
         Raises:
-            MlflowException: with one line, for a value that is out of range.
+            CmrayError: with one line, for a value that is out of range.
         """
         import numpy as np
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-        try:
-            asked = [_Request.of(row) for row in requests.to_dict("records")]
-            total = sum(request.count for request in asked)
-            if not 1 <= total <= MAX_IMAGES:
-                raise CmrayError(f"{total} images are asked for; one call makes 1 to {MAX_IMAGES}")
-            return np.concatenate([self._images(request) for request in asked])
-        except CmrayError as error:
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+        asked = [_Request.of(row) for row in requests.to_dict("records")]
+        total = sum(request.count for request in asked)
+        if not 1 <= total <= MAX_IMAGES:
+            raise CmrayError(f"{total} images are asked for; one call makes 1 to {MAX_IMAGES}")
+        return np.concatenate([self._images(request) for request in asked])
 
     def _images(self, request: _Request) -> np.ndarray:
         from cmray.core.precond import to_pixels
@@ -192,6 +194,12 @@ def _whole(name: str, value: Any) -> int:
     return int(value)
 
 
-def _load_pyfunc(data_path: str) -> ServedSampler:
-    """Called by MLflow, by this name, with the folder that `ServedModel.write` made."""
-    return ServedSampler(Path(data_path))
+def requirements() -> list[str]:
+    """cmray and what it samples with, in the versions that are here; nothing is resolved or downloaded."""
+    pinned = []
+    for name in _REQUIRED:
+        try:
+            pinned.append(f"{name}=={importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return pinned

@@ -15,8 +15,8 @@ from small_sweep import Watcher, runs_of, study_file, sweep
 from cmray.cluster.best import best_sampler
 from cmray.cluster.record_tables import total_cost
 from cmray.report.load import load_experiment
+from cmray.tracking.mlflow import CONTENT_TAG
 from cmray.tracking.records import ExperimentRecord
-from cmray.tracking.registry import CONTENT_TAG
 
 
 @dataclass

@@ -15,8 +15,8 @@ from mlflow_servers import Server, postgres
 from small_sweep import Watcher, runs_of, study_file, sweep
 
 from cmray.report.load import load_experiment
+from cmray.tracking.mlflow import CONTENT_TAG
 from cmray.tracking.names import metric_name
-from cmray.tracking.registry import CONTENT_TAG
 from cmray.tracking.served import ServedSampler
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 from small_run import checkpoint, go, small
 
-from cmray.tracking.mlflow import MlflowTracker
-from cmray.tracking.registry import ALIAS, CONTENT_TAG
+from cmray.tracking.mlflow import ALIAS, CONTENT_TAG, MlflowTracker
 from cmray.tracking.served import ServedModel, ServedSampler
 
 TIMES = (80.0, 0.8)

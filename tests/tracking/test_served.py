@@ -17,6 +17,7 @@ from cmray.config.checkpoint_facts import META
 from cmray.core.errors import CheckpointError
 from cmray.core.precond import to_pixels
 from cmray.engine.model import load_model
+from cmray.tracking.mlflow import PyfuncSampler
 from cmray.tracking.served import MAX_IMAGES, SAMPLER, ServedModel, ServedSampler
 
 TIMES = (80.0, 0.8)
@@ -36,9 +37,9 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     return {name: checkpoint(folder / name) for name in runs}
 
 
-def served(source: Path, folder: Path, nfe: int = 2, times: tuple[float, ...] | None = TIMES) -> ServedSampler:
+def served(source: Path, folder: Path, nfe: int = 2, times: tuple[float, ...] | None = TIMES) -> PyfuncSampler:
     ServedModel("study", source, nfe, times).write(folder / "model")
-    return ServedSampler(folder / "model")
+    return PyfuncSampler(ServedSampler(folder / "model"))
 
 
 def pixels(source: Path, nfe: int, times, seeds, labels=None) -> np.ndarray:
