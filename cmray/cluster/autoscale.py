@@ -101,18 +101,19 @@ def read_growth(gcs_address: str) -> Growth | None:
 def growth() -> Growth | None:
     """What the autoscaler of the connected cluster may keep running; None where there is none."""
     import ray
+    from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     head = next((node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]), None)
     if head is None:
         return None
     there = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
-    task = ray.remote(num_cpus=0, scheduling_strategy=there, max_retries=1)(read_growth)
+    task = ray.remote(num_cpus=0, max_retries=1)(read_growth).options(scheduling_strategy=there)
     try:
         return ray.get(task.remote(ray.get_runtime_context().gcs_address), timeout=60)
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         raise error.cause if isinstance(error.cause, Exception) else error from None
-    except ray.exceptions.RayError:  # a head that runs no tasks says nothing
+    except RayError:  # a head that runs no tasks says nothing
         return None
 
 
