@@ -1,6 +1,7 @@
-"""A Ray cluster on this machine whose autoscaler adds nodes (raylets) for what waits, as `ray up` makes it in a cloud.
+"""Ray clusters on this machine, of processes of their own: one whose autoscaler adds nodes (raylets) for what waits, as
+`ray up` makes it in a cloud, and one with two nodes.
 
-Ray's own helper for this cannot be used: its wheel lacks a file of it, and it begins by stopping every Ray.
+Ray's own helper for the first cannot be used: its wheel lacks a file of it, and it begins by stopping every Ray.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -23,6 +25,7 @@ import psutil
 from cli_run import closed_port
 
 MIB = 2**20
+RAY = str(Path(sys.executable).with_name("ray"))
 
 
 def cluster_file(address: str, kinds: dict[str, dict[str, Any]], max_workers: int) -> dict[str, Any]:
@@ -55,34 +58,77 @@ def growing(kinds: dict[str, dict[str, Any]], max_workers: int, v2: bool) -> Ite
         the address, and the environment of who wants to join.
     """
     head_id = "f" * 51 + "00000"
-    address = f"{socket.gethostbyname(socket.gethostname())}:{closed_port()}"
-    joining = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     own = {
-        **joining,
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_CLOUD_INSTANCE_ID": head_id,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id,
         "RAY_enable_autoscaler_v2": str(int(v2)),
     }
-    with tempfile.TemporaryDirectory(prefix="grow", ignore_cleanup_errors=True) as folder:  # short: it holds sockets
-        file = Path(folder) / "cluster.yaml"
-        file.write_text(json.dumps(cluster_file(address, kinds, max_workers)))
-        host, port = address.split(":")
-        words = [
-            str(Path(sys.executable).with_name("ray")), "start", "--head", f"--node-ip-address={host}",
-            f"--port={port}", "--num-cpus=0", f"--object-store-memory={100 * MIB}", "--include-dashboard=false",
-            f"--autoscaling-config={file}", f"--temp-dir={folder}", "--block",
-        ]  # fmt: skip
-        with (Path(folder) / "head.txt").open("wb") as log:
-            head = subprocess.Popen(
-                words, env={**os.environ, **own}, stdout=log, stderr=log, cwd=folder, start_new_session=True
+    with _head(_token(), own, kinds, max_workers) as (address, environment, _):
+        yield address, environment
+
+
+@contextmanager
+def two_nodes(token: bool = True, before: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+    """A head with one CPU and a node with one.
+
+    Args:
+        token: whether who joins needs one.
+        before: what a shell does in the second node's own mount namespace before it starts; needs root.
+
+    Yields:
+        the address, and the environment of who wants to join.
+    """
+    joining = _token() if token else {"RAY_AUTH_MODE": "disabled"}
+    with _head(joining, {}, {}, 0) as (address, environment, folder):
+        words = [RAY, "start", f"--address={address}", "--num-cpus=1", f"--object-store-memory={100 * MIB}", "--block"]
+        if before:
+            words = ["unshare", "-m", "bash", "-c", f"{before} && exec {shlex.join(words)}"]
+        with (folder / "node.txt").open("wb") as log:
+            node = subprocess.Popen(
+                words, env={**os.environ, **environment}, stdout=log, stderr=log, cwd=folder, start_new_session=True
             )
         try:
-            _listens(head, host, int(port), Path(folder) / "head.txt")
-            yield address, joining
+            yield address, environment
         finally:
-            _end(head, folder)
+            node.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                node.wait(20)
+            node.kill()
+            node.wait(20)
+
+
+def _token() -> dict[str, str]:
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+@contextmanager
+def _head(
+    joining: dict[str, str], own: dict[str, str], kinds: dict[str, dict[str, Any]], max_workers: int
+) -> Iterator[tuple[str, dict[str, str], Path]]:
+    """A head with an autoscaler if there are kinds of nodes, else with one CPU."""
+    joining = {**joining, "RAY_USAGE_STATS_ENABLED": "0"}
+    host, port = socket.gethostbyname(socket.gethostname()), closed_port()
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as name:  # short: it holds sockets
+        folder = Path(name)
+        words = [
+            RAY, "start", "--head", f"--node-ip-address={host}", f"--port={port}", f"--num-cpus={int(not kinds)}",
+            f"--object-store-memory={100 * MIB}", "--include-dashboard=false", f"--temp-dir={folder}", "--block",
+        ]  # fmt: skip
+        if kinds:
+            (folder / "cluster.yaml").write_text(json.dumps(cluster_file(f"{host}:{port}", kinds, max_workers)))
+            words.append(f"--autoscaling-config={folder}/cluster.yaml")
+        log = folder / "head.txt"
+        with log.open("wb") as out:
+            head = subprocess.Popen(
+                words, env={**os.environ, **joining, **own}, stdout=out, stderr=out, cwd=folder, start_new_session=True
+            )
+        try:
+            _listens(head, host, port, log)
+            yield f"{host}:{port}", joining, folder
+        finally:
+            _end(head, name)
 
 
 def _listens(head: subprocess.Popen, host: str, port: int, log: Path, timeout: float = 90) -> None:

@@ -15,16 +15,27 @@ PROGRAMS = ("cmray", "ray", "mlflow")
 
 def calls(text: str) -> Iterator[list[str]]:
     """Every call of one of the PROGRAMS in a piece of shell, as words, redirections and what follows left out."""
-    text = re.sub(r"(^|\s)#.*", r"\1", text).replace("\\\n", " ")
-    for statement in re.split(r"\|\||&&|[;|\n]|\s&(?!\w)|\d?>|<|(?<!\$)[()]", text):
-        try:
-            words = shlex.split(statement)
-        except ValueError:  # a quoted text that was cut: no call of ours
-            continue
-        while words and (re.fullmatch(r"\w+=.*", words[0]) or words[0] in ("setsid", "nohup", "exec", "sudo")):
-            words = words[1:]
-        if words and Path(words[0]).name in PROGRAMS:
-            yield [Path(words[0]).name, *words[1:]]
+    for line in text.replace("\\\n", " ").splitlines():
+        words: list[str] = []
+        redirected = False
+        for token in [*_tokens(line), ";"]:
+            if not set(token) <= set(";|&()<>"):
+                words += [] if redirected else [token]
+                continue
+            redirected = bool(set(token) & set("<>"))
+            if redirected:
+                continue
+            while words and (re.fullmatch(r"\w+=.*", words[0]) or words[0] in ("setsid", "nohup", "exec", "sudo")):
+                words = words[1:]
+            if words and Path(words[0]).name in PROGRAMS:
+                yield [Path(words[0]).name, *words[1:]]
+            words = []
+
+
+def _tokens(line: str) -> list[str]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&()<>")
+    lexer.whitespace_split = True
+    return list(lexer)
 
 
 @cache
