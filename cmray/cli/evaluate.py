@@ -173,7 +173,7 @@ def _model(
 
     shape = read_checkpoint_facts(who.checkpoint).shape
     check_metrics(metrics, against, shape, n, BLOCK)
-    with working(parallel, address) as pool:
+    with working(parallel, address, who.run.resources.gpus_per_worker > 0) as pool:
         try:
             references = references_for(metrics, against, shape, storage, pool, progress.task)
             wanted = [

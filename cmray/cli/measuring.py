@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cmray.cli.console import errors
+
 if TYPE_CHECKING:
     from cmray.engine.evaluator import Pool
     from cmray.engine.references import Against
@@ -51,8 +53,13 @@ def against_of(reference: Path | None, data: str | None, who: Subject | None, st
 
 
 @contextmanager
-def working(parallel: int, address: str | None) -> Iterator[Pool]:
-    """A place to work: this process, or actors on a Ray that is started here or joined."""
+def working(parallel: int, address: str | None, on_gpus: bool = False) -> Iterator[Pool]:
+    """A place to work: this process, or actors on a Ray that is started here or joined.
+
+    Args:
+        on_gpus: whether a cluster that grows shall bring GPUs for it.
+    """
+    from cmray.cli.progress import Progress
     from cmray.cluster.connect import check_reachable, connected, local_capacity, ray_address
     from cmray.cluster.resources import check_pool
     from cmray.engine.evaluator import InlinePool
@@ -68,8 +75,14 @@ def working(parallel: int, address: str | None) -> Iterator[Pool]:
     else:
         check_reachable(where)
     with connected(where) as capacity:
+        from cmray.cluster.autoscale import room_for_pool
         from cmray.cluster.evaluate import EvaluatorPool
 
+        waiting = Progress(errors)
+        try:
+            capacity = room_for_pool(capacity, parallel, on_gpus, waiting)
+        finally:
+            waiting.close()
         check_pool(parallel, capacity)
         pool = EvaluatorPool(parallel, cpus=1, gpus=1.0 if capacity.gpus >= parallel else 0.0)
         try:
@@ -92,7 +105,7 @@ def setting(
     if len(specs) != 1 or specs[0].measure.name != "fd":
         raise ConfigError(f"--metric {metric}: searches minimise one Fréchet distance; give fd/EXTRACTOR")
     extractor = specs[0].extractor.model_dump(mode="json")
-    with working(parallel, address) as pool:
+    with working(parallel, address, who.run.resources.gpus_per_worker > 0) as pool:
         yield reference_for(facts_of(who.run.data, storage), extractor, storage, pool), pool
 
 

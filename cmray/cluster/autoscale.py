@@ -46,6 +46,11 @@ class Growth:
     types: tuple[NodeType, ...]
     workers: int
 
+    def for_(self, needs: Sequence[ResourcesConfig]) -> Growth:
+        """What is asked for these: no nodes with GPUs, which cost many times more, where nothing would use them."""
+        plain = tuple(kind for kind in self.types if not kind.gpus)
+        return self if not plain or any(need.gpus_per_worker for need in needs) else Growth(plain, self.workers)
+
     def __str__(self) -> str:
         kinds = [f"{t.most} x {t.cpus:g} CPUs" + (f" and {t.gpus:g} GPUs" if t.gpus else "") for t in self.types]
         return f"{', '.join(kinds)}, at most {self.workers} nodes together"
@@ -148,7 +153,13 @@ def at_most(now: Capacity, needs: Sequence[ResourcesConfig], limit: int | None =
     if not now.nodes or admitted(now, needs, limit) == min(len(needs), limit or len(needs)):
         return now
     may = growth()
-    return now if may is None else grown(now, may)
+    return now if may is None else grown(now, may.for_(needs))
+
+
+def cpus_to_come(now: Capacity) -> float:
+    """Logical CPUs of a joined cluster once everything is added that would be for work without GPUs."""
+    may = growth() if now.nodes else None
+    return now.cpus if may is None else grown(now, may.for_([ResourcesConfig()])).cpus
 
 
 def evaluator(now: Capacity, on_gpus: bool) -> ResourcesConfig:
@@ -167,6 +178,11 @@ def admitted(capacity: Capacity, needs: Sequence[ResourcesConfig], limit: int | 
     """How many of these trials run at once when they come in the order of a sweep."""
     admission = Admission(capacity, limit)
     return sum(admission.admit(need) is not None for need in sorted(needs, key=hungriest_first))
+
+
+def room_for_pool(now: Capacity, size: int, on_gpus: bool, observer: Observer) -> Capacity:
+    """What a cluster has once there is room for so many evaluators; `on_gpus` as in `evaluator`."""
+    return wait_for_room(now, [evaluator(now, on_gpus)] * size, None, observer)
 
 
 def wait_for_room(
@@ -233,7 +249,7 @@ def _lacking(capacity: Capacity, needs: Sequence[ResourcesConfig]) -> list[Resou
 
 
 def _ask(needs: Sequence[ResourcesConfig], most: Capacity, limit: int | None) -> list[Any]:
-    """A placement group for each trial that could run at once, and one for what Ray Data needs."""
+    """A placement group for each trial that could run at once; the first one has what Ray Data needs too."""
     from ray.util.placement_group import placement_group
 
     admission, groups = Admission(most, limit), []
@@ -241,8 +257,9 @@ def _ask(needs: Sequence[ResourcesConfig], most: Capacity, limit: int | None) ->
         if admission.admit(need) is not None:
             bundle = {"CPU": need.cpus_per_worker, "GPU": need.gpus_per_worker}
             each = {name: value for name, value in bundle.items() if value > 0}
-            groups.append(placement_group([dict(each) for _ in range(need.workers)], strategy="PACK"))
-    return [*groups, placement_group([{"CPU": DATA_CPUS}])]
+            data: list[dict[str, float]] = [] if groups else [{"CPU": float(DATA_CPUS)}]  # on a node that comes anyway
+            groups.append(placement_group([dict(each) for _ in range(need.workers)] + data, strategy="PACK"))
+    return groups
 
 
 def _let_go(groups: Sequence[Any]) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 
+from cmray.cluster.autoscale import cpus_to_come
 from cmray.cluster.connect import connected, cores, result_of
 from cmray.cluster.reader import make
 from cmray.datasets.manifest import Manifest
@@ -33,7 +34,7 @@ def prepare(preparation: Preparation, address: str | None, done: Callable[[int],
         if address is None or isinstance(preparation.source, ArraySource):  # of arrays there is nothing but to copy
             return preparation.run(_HereFirst(stack), done)
         capacity = stack.enter_context(connected(address))
-        return preparation.run(_RayMapper(int(capacity.cpus)), done)
+        return preparation.run(_RayMapper(int(cpus_to_come(capacity))), done)
 
 
 class _HereFirst:

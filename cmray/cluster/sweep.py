@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmray.cluster.autoscale import at_most, evaluator, wait_for_room
+from cmray.cluster.autoscale import at_most, room_for_pool, wait_for_room
 from cmray.cluster.budget import Budget, OutOfTime, Timed
 from cmray.cluster.connect import connected, local_capacity
 from cmray.cluster.follow import Follower
@@ -229,7 +229,7 @@ class Sweep:
         from cmray.cluster.evaluate import EvaluatorPool
 
         on_gpus = any(trial.run.resources.gpus_per_worker for trial in self.plan.all_trials)
-        capacity = wait_for_room(capacity, [evaluator(capacity, on_gpus)], None, self._watched)
+        capacity = room_for_pool(capacity, 1, on_gpus, self._watched)
         gpus = 1.0 if capacity.gpus >= 1 else 0.0
         size = int(max(1, min(capacity.gpus or capacity.free_cpus, capacity.free_cpus)))
         pool = EvaluatorPool(size, cpus=1, gpus=gpus)

@@ -77,3 +77,11 @@ def test_the_cpu_of_ray_data_is_left_and_a_limit_counts():
     needs = [ResourcesConfig(workers=1)] * 5
     assert admitted(capacity((0.0, 0.0), (4.0, 0.0)), needs) == 3
     assert admitted(capacity((0.0, 0.0), (4.0, 0.0)), needs, limit=2) == 2
+
+
+def test_work_without_gpus_brings_no_nodes_with_gpus():
+    both = Growth((NodeType(96, 8, 2), NodeType(32, 0, 3)), 4)
+    assert both.for_([ResourcesConfig()]) == Growth((NodeType(32, 0, 3),), 4)
+    assert both.for_([ResourcesConfig(), ResourcesConfig(gpus_per_worker=1)]) == both
+    only = Growth((NodeType(96, 8, 2),), 2)
+    assert only.for_([ResourcesConfig()]) == only  # better than none
