@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 from dataclasses import asdict
 from typing import Annotated
@@ -56,7 +57,9 @@ def doctor(
             table.add_row(mark, c.name, c.found + (f"\n[yellow]{c.mend}[/]" if c.mend and not c.ok else ""))
         output.print(table)
         bad = sum(not c.ok for c in checks)
-        output.print("all is well; next: cmray sweep experiments/quickstart.yaml" if not bad else f"{bad} to mend")
+        there = f" --address {shlex.quote(address)}" if address else ""
+        well = f"all is well; next: cmray sweep experiments/quickstart.yaml{there}"
+        output.print(well if not bad else f"{bad} to mend", highlight=False)
     return int(any(not c.ok for c in checks))
 
 

@@ -84,16 +84,19 @@ def read_growth(gcs_address: str) -> Growth | None:
     """Runs on the head: the file that this cluster's autoscaler goes by, else CMRAY_GROWS_TO; None without both."""
     import yaml
 
-    files: list[tuple[bool, str]] = []  # (whether it names our cluster, file)
+    port = gcs_address.rpartition(":")[2]
+    named = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = process.read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it has just ended
             continue
-        if any(word.endswith("monitor.py") for word in words[:3]):
-            given = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
-            files += [(f"--gcs-address={gcs_address}" in words, name) for name in given]
-    named = [name for ours, name in files if ours] or [name for _, name in files if len(files) == 1]
+        options = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        ours = (
+            options.get("gcs-address", "").rpartition(":")[2] == port
+        )  # hosts have several names, and may have two Rays
+        if any(word.endswith("monitor.py") for word in words) and ours and "autoscaling-config" in options:
+            named.append(options["autoscaling-config"])
     if named:
         try:
             return growth_of(yaml.safe_load(Path(named[0]).expanduser().read_text()) or {})
