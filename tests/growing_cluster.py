@@ -90,6 +90,7 @@ def two_nodes(token: bool = True, before: str = "") -> Iterator[tuple[str, dict[
                 words, env={**os.environ, **environment}, stdout=log, stderr=log, cwd=folder, start_new_session=True
             )
         try:
+            _says(node, folder / "node.txt", "Ray runtime started")
             yield address, environment
         finally:
             node.terminate()
@@ -141,6 +142,14 @@ def _listens(head: subprocess.Popen, host: str, port: int, log: Path, timeout: f
             assert head.poll() is None, log.read_text()
             assert time.monotonic() < end, f"no head in {timeout} s\n{log.read_text()}"
             time.sleep(0.3)
+
+
+def _says(process: subprocess.Popen, log: Path, text: str, timeout: float = 90) -> None:
+    end = time.monotonic() + timeout
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, f"no '{text}' in {timeout} s\n{log.read_text()}"
+        time.sleep(0.3)
 
 
 def _end(head: subprocess.Popen, folder: str) -> None:
