@@ -257,11 +257,12 @@ def _ask(needs: Sequence[ResourcesConfig], most: Capacity, limit: int | None) ->
 
     admission, groups = Admission(most, limit), []
     for need in sorted(needs, key=hungriest_first):
-        if admission.admit(need) is not None:
+        placed = admission.admit(need)
+        if placed is not None:
             bundle = {"CPU": need.cpus_per_worker, "GPU": need.gpus_per_worker}
             each = {name: value for name, value in bundle.items() if value > 0}
             data: list[dict[str, float]] = [] if groups else [{"CPU": float(DATA_CPUS)}]  # on a node that comes anyway
-            groups.append(placement_group([dict(each) for _ in range(need.workers)] + data, strategy="PACK"))
+            groups.append(placement_group([dict(each) for _ in placed] + data, strategy="PACK"))
     return groups
 
 
