@@ -9,7 +9,18 @@ import typer
 from rich.markup import escape
 
 from cmray.cli.console import duration, errors, output, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Overlay, Set, Storage, TrackingUri, same_command
+from cmray.cli.options import (
+    DEFAULT_STORAGE,
+    Address,
+    File,
+    Json,
+    Overlay,
+    Set,
+    Storage,
+    TrackingUri,
+    given,
+    same_command,
+)
 from cmray.cli.options import command as cli_command
 from cmray.cli.report import show_record
 
@@ -50,6 +61,8 @@ def sweep(
 ) -> int:
     """Train, evaluate and search every trial of an experiment file; only what is missing is done.
 
+    With --address http://HOST:8265 it runs there as a job, as with `cmray jobs submit --follow`; Ctrl-C leaves it.
+
     Example: cmray sweep experiments/quickstart.yaml
 
     Example: cmray sweep experiments/fig3.yaml --overlay experiments/overlays/digits.yaml
@@ -58,9 +71,26 @@ def sweep(
     if max_hours is not None and not 0 < max_hours < float("inf"):
         raise typer.BadParameter(f"--max-hours is {max_hours:g}; give a time above 0, such as 0.5")
     errors.print(f"[bold]cmray sweep[/] {escape(str(file))}", highlight=False, soft_wrap=True)
+    from cmray.cluster.address import is_job_server, ray_address
+
+    if is_job_server(ray_address(address)) and not dry_run:
+        from cmray.cli.jobs import submitted
+
+        return submitted(
+            file,
+            overrides=set_ or [],
+            overlays=overlay or [],
+            only=only or [],
+            storage=str(storage) if given(context, "storage") else None,
+            tracking_uri=tracking_uri,
+            max_concurrent=max_concurrent,
+            max_hours=max_hours,
+            address=address,
+            follow=True,
+            as_json=as_json,
+        )
     from cmray.cli.progress import Progress
     from cmray.cluster.budget import Budget
-    from cmray.cluster.connect import ray_address
     from cmray.cluster.sweep import Sweep
     from cmray.config.plan import plan_experiment
     from cmray.core.errors import ConfigError, MissingDataError, MissingWeightsError
