@@ -38,7 +38,7 @@ def refused(ran: Ran, *words: str) -> None:
         (["--storage", "/x", "--tracking-uri", "http://me:secret@host:5000"], ["--tracking-uri holds a password"]),
         (["--storage", "/x", "--tracking-uri", "hpp://host"], ["hpp"]),
         (["--storage", "/x", "--set", "train.stepz=3"], ["train.stepz", "did you mean 'steps'"]),
-        (["--storage", "/x", "--only", "two"], ["--only two", "did you mean 'one'"]),
+        (["--storage", "/x", "--only", "ones"], ["--only ones", "did you mean 'one'"]),
         (["--storage", "/x", "--address", "head:8265"], ["head:8265", "write http://HOST:8265"]),
         (["--storage", "/x", "--address", "ray://head:10001"], ["write http://HOST:8265"]),
     ],

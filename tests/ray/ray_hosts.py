@@ -175,10 +175,10 @@ def _start(folder: Path, name: str, address: str, exports: Sequence[str]) -> Hos
     own = folder / name
     own.mkdir()
     lines = [f"export PATH={Path(sys.prefix) / 'bin'}:{PATH}", *exports]
-    service = "" if name.startswith("client") else f"{shutil.which('sshd', path=PATH)} -f /mnt/ssh/config -E /tmp/sshd.log"
+    sshd = f"{shutil.which('sshd', path=PATH)} -f /mnt/ssh/config -E /tmp/sshd.log"
     values = {
         "folder": own, "shared": folder / "shared", "keys": folder / "keys", "name": name, "address": address,
-        "prefix": sys.prefix, "service": service,
+        "prefix": sys.prefix, "service": "" if name.startswith("client") else sshd,
     }  # fmt: skip
     quoted = {key: str(value) if key == "service" else shlex.quote(str(value)) for key, value in values.items()}
     text = INIT

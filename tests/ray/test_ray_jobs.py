@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from cli_run import CT, Ran, Running, apart, closed_port, write
+from cli_run import CT, write
+from ray_heads import Head, started
 
 from cmray.engine.versions import git_revision
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-TOKEN = "a-token-that-only-the-tests-of-jobs-know-0123456789"
 QUICK: dict[str, Any] = {
     "panels": {"N": {"grid": {"objective.num_sigmas": [5, 9]}}},
     "evaluate": {"num_samples": 128, "nfe": [1]},
@@ -32,70 +24,10 @@ QUICK: dict[str, Any] = {
 ENDLESS: dict[str, Any] = {**QUICK, "train": {"steps": 1_000_000, "checkpoint_every": 1000, "log_every": 100}}
 
 
-@dataclass
-class Head:
-    url: str
-    folder: Path
-    process: subprocess.Popen[bytes]
-
-    def cmray(self, *words: object, token: str = TOKEN, mode: str = "token") -> Ran:
-        return apart(self.folder / "desk", *words, **self.environment(token, mode))
-
-    def running(self, *words: object) -> Running:
-        return Running(self.folder / "desk", *words, **self.environment())
-
-    def environment(self, token: str = TOKEN, mode: str = "token") -> dict[str, str]:
-        return {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": token, "RAY_API_SERVER_ADDRESS": self.url}
-
-    def listed(self) -> list[dict[str, Any]]:
-        ran = self.cmray("jobs", "list", "--json")
-        assert ran.code == 0, ran.err
-        return ran.json
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory) -> Iterator[Head]:
-    pytest.importorskip("opencensus", reason="the job server needs ray[default]")
-    folder = tmp_path_factory.mktemp("jobs")
-    own = Path(tempfile.mkdtemp(prefix="cmr", dir="/tmp"))  # short: Ray's sockets lie in it
-    port = closed_port()
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }  # fmt: skip
-    with (folder / "head.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-             "--port=0", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1", f"--temp-dir={own}", "--num-cpus=3",
-             "--object-store-memory=100000000", "--disable-usage-stats"],
-            env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=folder,
-        )  # fmt: skip
-    made = Head(f"http://127.0.0.1:{port}", folder, process)
-    try:
-        request = urllib.request.Request(f"{made.url}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
-        end = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(request, timeout=5).read()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "head.log").read_text()
-                assert time.monotonic() < end, "no job server"
-                time.sleep(0.3)
+    with started(tmp_path_factory.mktemp("jobs"), cpus=3) as made:
         yield made
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            for other in psutil.process_iter():
-                try:
-                    if str(own) in " ".join(other.cmdline()):
-                        other.kill()
-                except psutil.Error:
-                    continue
-            shutil.rmtree(own, ignore_errors=True)
 
 
 def test_a_sweep_runs_as_a_job_with_the_code_that_was_submitted(head):
