@@ -6,29 +6,33 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Annotated
 
-from cmray.cli.console import output, print_json
+import typer
+
+from cmray.cli.console import errors, output, print_json
 from cmray.cli.options import DEFAULT_STORAGE, Address, Json, Storage, TrackingUri
-
-
-@dataclass
-class Check:
-    name: str
-    ok: bool
-    found: str
-    mend: str = ""
+from cmray.core.checks import Check
 
 
 def doctor(
     address: Address = None,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIR", help="A prepared dataset that must be readable, on every node too."),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Say what works here, what is missing and how to get it. The exit code is 1 when something is missing.
 
+    With --address every node of the cluster is asked too: versions, GPUs, the token, the storage folder, clocks.
+
     Example: cmray doctor
+
+    Example: cmray doctor --address auto --data s3://bucket/data/cifar10
     """
     storage = storage.expanduser().absolute()
     checks = [
@@ -37,7 +41,8 @@ def doctor(
         _memory(),
         *_storage(storage),
         _tracking(tracking_uri, str(storage)),
-        _ray(address),
+        *_data(data),
+        *_ray(address, str(storage), tracking_uri, data),
     ]
     checks += [*_weights(), *_backbones()]
     if as_json:
@@ -143,15 +148,35 @@ def _tracking(uri: str | None, storage: str) -> Check:
     return Check("MLflow", True, without_password(uri) if uri else f"SQLite at {storage}/mlflow.db")
 
 
-def _ray(address: str | None) -> Check:
+def _data(folder: str | None) -> list[Check]:
+    from cmray.core.errors import CmrayError
+    from cmray.datasets.location import Location
+    from cmray.datasets.manifest import read_manifest, verify_shards
+
+    if folder is None:
+        return []
+    try:
+        manifest = read_manifest(folder)
+        verify_shards(Location(folder), manifest, rehash=False)
+    except (CmrayError, OSError) as error:
+        return [Check("data", False, str(error), "prepare it: cmray data prepare NAME --out DIR")]
+    return [Check("data", True, f"{folder}: {manifest.count:,} images")]
+
+
+def _ray(address: str | None, storage: str, tracking_uri: str | None, data: str | None) -> list[Check]:
     from cmray.cluster.connect import connected, ray_address
     from cmray.core.errors import CmrayError
 
+    where = ray_address(address)
+    if where is not None:
+        from cmray.cluster.checkup import cluster_checks
+
+        return cluster_checks(where, storage, tracking_uri, data, lambda line: errors.print(line, highlight=False))
     try:
-        with connected(ray_address(address)) as capacity:
-            return Check("Ray", True, f"{capacity.where}: {capacity.cpus:g} logical CPUs, {capacity.gpus:g} GPUs")
+        with connected(None) as capacity:
+            return [Check("Ray", True, f"{capacity.where}: {capacity.cpus:g} logical CPUs, {capacity.gpus:g} GPUs")]
     except CmrayError as error:
-        return Check("Ray", False, str(error), "check --address and RAY_ADDRESS; without them Ray starts here")
+        return [Check("Ray", False, str(error), "check --address and RAY_ADDRESS; without them Ray starts here")]
 
 
 def _weights() -> list[Check]:

@@ -101,7 +101,7 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
             try:
                 ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise ClusterError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
+                raise ClusterError(_why_not(address, error)) from None
             alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             store = min((have.get("object_store_memory", 0.0) for have in alive), default=0.0)
             check_room(resident_bytes, store, "the object store of a node of the cluster has {}")
@@ -112,6 +112,14 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGTERM, before)  # Ray's own handler prints a stack trace
         yield capacity
+
+
+def _why_not(address: str, error: Exception) -> str:
+    """One line about a cluster that could not be joined."""
+    two = re.findall(r"was started with: (Ray: \S+ Python: \S+)", " ".join(str(error).split()))
+    if len(two) == 2:
+        return f"the cluster at {address} runs {two[0]}, but this process {two[1]}; install the same there and here"
+    return f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}"
 
 
 def result_of(reference: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmray.cluster.autoscale import at_most, evaluator, wait_for_room
 from cmray.cluster.budget import Budget, OutOfTime, Timed
 from cmray.cluster.connect import connected, local_capacity
 from cmray.cluster.follow import Follower
@@ -88,8 +89,8 @@ class Sweep:
         self.mirror = Mirror(tracker)
         evaluation = plan.config.evaluate
         self.budget = budget or Budget()
-        watched = Timed(observer, self.budget)
-        self.results = ResultsStage(plan, evaluation, storage, watched) if evaluation else None
+        self._watched = Timed(observer, self.budget)
+        self.results = ResultsStage(plan, evaluation, storage, self._watched) if evaluation else None
         self._follower = Follower(observer, self.mirror, None, self.budget)
         self._measured = 0
 
@@ -117,9 +118,10 @@ class Sweep:
                 verify_shards(facts.folder, read_manifest(facts.folder), rehash=False)
 
     def _check_capacity(self, capacity: Capacity) -> None:
-        for trial in self.plan.all_trials:
-            if not is_over(self.plan, trial):
-                check_fits(trial.run.resources, capacity, f"{trial.experiment}/{trial.name}")
+        pending = [trial for trial in self.plan.all_trials if not is_over(self.plan, trial)]
+        most = at_most(capacity, [trial.run.resources for trial in pending])
+        for trial in pending:
+            check_fits(trial.run.resources, most, f"{trial.experiment}/{trial.name}")
 
     def run(self) -> Outcome:
         """Does what is missing. Raises CmrayError for what the user can mend; Ctrl-C leaves nothing running."""
@@ -188,6 +190,7 @@ class Sweep:
         for stage in stages:
             for key, trials in trials_by_data(stage.trials).items():
                 self._check_time()
+                capacity = wait_for_room(capacity, [t.run.resources for t in trials], self.limit, self._watched)
                 facts, feed = trials[0].data, trials[0].run.data
                 if key not in references:
                     self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes, on_ray=True))
@@ -225,6 +228,8 @@ class Sweep:
     def _on_pool(self, results: ResultsStage, capacity: Capacity) -> int:
         from cmray.cluster.evaluate import EvaluatorPool
 
+        on_gpus = any(trial.run.resources.gpus_per_worker for trial in self.plan.all_trials)
+        capacity = wait_for_room(capacity, [evaluator(capacity, on_gpus)], None, self._watched)
         gpus = 1.0 if capacity.gpus >= 1 else 0.0
         size = int(max(1, min(capacity.gpus or capacity.free_cpus, capacity.free_cpus)))
         pool = EvaluatorPool(size, cpus=1, gpus=gpus)
