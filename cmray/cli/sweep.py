@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,7 +82,7 @@ def sweep(
             overrides=set_ or [],
             overlays=overlay or [],
             only=only or [],
-            storage=str(storage) if given(context, "storage") else None,
+            storage=_as_written(storage) if given(context, "storage") else None,
             tracking_uri=tracking_uri,
             max_concurrent=max_concurrent,
             max_hours=max_hours,
@@ -133,6 +134,11 @@ def sweep(
         _show_left(outcome, max_hours, same_command(context))
         return OUT_OF_TIME
     return 1 if outcome.failed else 0
+
+
+def _as_written(storage: Path) -> str:
+    """A place that is named for other machines; a path has lost a slash of a URL."""
+    return re.sub(r"^(\w\w+):/+", r"\1://", str(storage))
 
 
 def _show_left(outcome: Outcome, hours: float | None, again: str) -> None:
