@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +105,12 @@ class Jobs:
         with self._asked():
             from ray.job_submission import JobSubmissionClient
 
+            for name in (
+                "dashboard.modules.dashboard_sdk",
+                "dashboard.modules.job.sdk",
+                "_private.runtime_env.packaging",
+            ):
+                logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # they tell of every package they send
             with _only_address(self.url):
                 self._client = JobSubmissionClient(self.url)
 
@@ -122,7 +130,7 @@ class Jobs:
         with tempfile.TemporaryDirectory(prefix="cmray-job-") as folder, self._asked():
             pack(request.bundle, Path(folder), revision)
             self._client.submit_job(
-                entrypoint="exec " + _shell(request.words()),
+                entrypoint="exec " + shlex.join(request.words()),
                 submission_id=name,
                 metadata={f"cmray.{key}": value for key, value in facts.items()},
                 # the copy of the package comes first on the path of the job and of all its workers
@@ -244,12 +252,6 @@ def pack(bundle: Bundle, folder: Path, revision: str) -> None:
     shutil.copytree(source, folder / "cmray", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     (folder / "cmray" / REVISION_FILE).write_text(f"{revision}\n")
     bundle.write(folder)
-
-
-def _shell(words: Sequence[str]) -> str:
-    import shlex
-
-    return shlex.join(words)
 
 
 def _job(details: Any) -> Job:

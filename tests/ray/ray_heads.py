@@ -71,6 +71,7 @@ def started(folder: Path, cpus: int, others: Sequence[int] = ()) -> Iterator[Hea
     made = Head(f"http://127.0.0.1:{port}", folder)
     try:
         start(cpus, "--head", f"--port={gcs}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1",
+              f"--ray-client-server-port={closed_port()}",
               f"--temp-dir={own}")  # fmt: skip
         request = urllib.request.Request(f"{made.url}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"})
         end = time.monotonic() + 120
