@@ -57,7 +57,9 @@ def started(folder: Path, cpus: int, others: Sequence[int] = ()) -> Iterator[Hea
     }  # fmt: skip
 
     def start(cpus: int, *more: str) -> None:
-        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}",
+        # Ray goes with the tests, even if these are killed
+        bound = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+        words = [*bound, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}",
                  "--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={closed_port()}",
                  "--object-store-memory=100000000", "--disable-usage-stats", *more]  # fmt: skip
         with (folder / f"node{len(processes)}.log").open("wb") as log:

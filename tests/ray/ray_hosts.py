@@ -19,9 +19,11 @@ from pathlib import Path
 
 import psutil
 
-PROGRAMS = ("unshare", "nsenter", "ip", "ssh", "ssh-keygen", "sshd", "rsync", "mount", "hostname")
+PROGRAMS = ("setpriv", "unshare", "nsenter", "ip", "ssh", "ssh-keygen", "sshd", "rsync", "mount", "hostname")
 #: a place for programs that Debian keeps from ordinary users
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: what it starts dies with the tests, even if these are killed
+BOUND = ("setpriv", "--pdeathsig", "KILL")
 SHARED, HOME, KEY = "/mnt/shared", "/mnt/home", "/mnt/key"
 
 INIT = """
@@ -142,7 +144,7 @@ def made(folder: Path, names: Sequence[str], exports: Sequence[str] = ()) -> Ite
     hosts: list[Host] = []
     holders: list[subprocess.Popen[bytes]] = []
     try:
-        switch = subprocess.Popen(["unshare", "-n", "--fork", "--kill-child", "sleep", "infinity"])
+        switch = subprocess.Popen([*BOUND, "unshare", "-n", "--fork", "--kill-child", "sleep", "infinity"])
         holders.append(switch)
         inside = _child(switch)
         into = ("nsenter", "-t", str(inside), "-n", "ip", "link")
@@ -187,7 +189,7 @@ def _start(folder: Path, name: str, address: str, exports: Sequence[str]) -> Hos
     (own / "init").write_text(text)
     with (own / "init.log").open("wb") as log:
         holder = subprocess.Popen(
-            ["env", "-i", f"PATH={PATH}", "unshare", "-n", "-p", "-m", "-u", "-i", "--fork", "--kill-child",
+            [*BOUND, "env", "-i", f"PATH={PATH}", "unshare", "-n", "-p", "-m", "-u", "-i", "--fork", "--kill-child",
              "--mount-proc", "--", "bash", str(own / "init")],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
