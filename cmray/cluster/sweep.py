@@ -92,7 +92,6 @@ class Sweep:
         self._watched = Timed(observer, self.budget)
         self.results = ResultsStage(plan, evaluation, storage, self._watched) if evaluation else None
         self._follower = Follower(observer, self.mirror, None, self.budget)
-        self._measured = 0
 
     def check(self, room: bool = True) -> None:
         """What can be known before anything starts. Raises ConfigError.
@@ -170,7 +169,7 @@ class Sweep:
             self.prepare_data()
             self._train(stages, capacity)
             if self.results is not None:
-                self._measured += self._on_pool(self.results, capacity)
+                self._on_pool(self.results, capacity)
 
     def prepare_data(self) -> None:
         """Prepares the datasets that cmray knows by name, unless they are there."""
@@ -225,7 +224,7 @@ class Sweep:
         """Runs `work`, which trains `trials`, and passes on what their event files say meanwhile."""
         self._follower.follow(title, trials, work, concurrency)
 
-    def _on_pool(self, results: ResultsStage, capacity: Capacity) -> int:
+    def _on_pool(self, results: ResultsStage, capacity: Capacity) -> None:
         from cmray.cluster.evaluate import EvaluatorPool
 
         on_gpus = any(trial.run.resources.gpus_per_worker for trial in self.plan.all_trials)
@@ -234,7 +233,7 @@ class Sweep:
         size = int(max(1, min(capacity.gpus or capacity.free_cpus, capacity.free_cpus)))
         pool = EvaluatorPool(size, cpus=1, gpus=gpus)
         try:
-            return results.run(pool, f"on {size} actor{'s' if size > 1 else ''}")
+            results.run(pool, f"on {size} actor{'s' if size > 1 else ''}")
         finally:
             pool.close()
 
@@ -254,7 +253,8 @@ class Sweep:
                 left.append("evaluation")
         trained = self._follower.trained
         now = self._follower.stopped
-        return Outcome(record, files, trained, failed, self._measured, stopped, now, tuple(left), asked)
+        measured = self.results.measured if self.results else 0
+        return Outcome(record, files, trained, failed, measured, stopped, now, tuple(left), asked)
 
 
 def prepare_named(facts: DataFacts, observer: Observer) -> None:
