@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from cmray import __version__
-from cmray.cli import data, doctor, evaluate, features, report, sample, search, sweep, theory, train, ui
+from cmray.cli import data, doctor, evaluate, features, jobs, report, sample, search, sweep, theory, train, ui
 from cmray.cli.console import errors
 from cmray.core.errors import CmrayError
 
@@ -51,6 +51,7 @@ app.command("report")(report.report)
 app.command("theory")(theory.theory)
 app.add_typer(data.app, name="data")
 app.add_typer(features.app, name="features")
+app.add_typer(jobs.app, name="jobs")
 app.command("ui")(ui.ui)
 app.command("doctor")(doctor.doctor)
 

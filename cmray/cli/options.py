@@ -53,7 +53,12 @@ TrackingUri = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", metavar="ADDR", help="A running Ray cluster; default RAY_ADDRESS, else Ray starts here."),
+    typer.Option(
+        "--address",
+        metavar="ADDR",
+        help="A running Ray cluster: auto or HOST:6379 on a node of it; `cmray sweep` also takes http://HOST:8265 from "
+        "anywhere. Default RAY_ADDRESS, else Ray starts here.",
+    ),
 ]
 Sampler = Annotated[
     str | None,
@@ -93,6 +98,12 @@ def sampler_named(text: str | None, has_budget: bool) -> dict[str, Any] | None:
     if not isinstance(value.get("name"), str):
         raise typer.BadParameter(f"--sampler {text}: write a name, or {{name: NAME, OPTION: VALUE}}")
     return value
+
+
+def given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, on the command line or by its variable."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
 def on_command_line(context: typer.Context, parameter: str) -> bool:

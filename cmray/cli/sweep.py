@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from cmray.cli.options import (
     Set,
     Storage,
     TrackingUri,
+    given,
     mlflow_command,
     same_command,
 )
@@ -61,6 +63,8 @@ def sweep(
 ) -> int:
     """Train, evaluate and search every trial of an experiment file; only what is missing is done.
 
+    With --address http://HOST:8265 it runs there as a job, as with `cmray jobs submit --follow`; Ctrl-C leaves it.
+
     Example: cmray sweep experiments/quickstart.yaml
 
     Example: cmray sweep experiments/fig3.yaml --overlay experiments/overlays/digits.yaml
@@ -69,9 +73,26 @@ def sweep(
     if max_hours is not None and not 0 < max_hours < float("inf"):
         raise typer.BadParameter(f"--max-hours is {max_hours:g}; give a time above 0, such as 0.5")
     errors.print(f"[bold]cmray sweep[/] {escape(str(file))}", highlight=False, soft_wrap=True)
+    from cmray.cluster.address import is_job_server, ray_address
+
+    if is_job_server(ray_address(address)) and not dry_run:
+        from cmray.cli.jobs import submitted
+
+        return submitted(
+            file,
+            overrides=set_ or [],
+            overlays=overlay or [],
+            only=only or [],
+            storage=_as_written(storage) if given(context, "storage") else None,
+            tracking_uri=tracking_uri,
+            max_concurrent=max_concurrent,
+            max_hours=max_hours,
+            address=address,
+            follow=True,
+            as_json=as_json,
+        )
     from cmray.cli.progress import Progress
     from cmray.cluster.budget import Budget
-    from cmray.cluster.connect import ray_address
     from cmray.cluster.sweep import Sweep
     from cmray.config.plan import plan_experiment
     from cmray.core.errors import ConfigError, MissingDataError, MissingWeightsError
@@ -114,6 +135,11 @@ def sweep(
         _show_left(outcome, max_hours, same_command(context))
         return OUT_OF_TIME
     return 1 if outcome.failed else 0
+
+
+def _as_written(storage: Path) -> str:
+    """A place that is named for other machines; a path has lost a slash of a URL."""
+    return re.sub(r"^(\w\w+):/+", r"\1://", str(storage))
 
 
 def _show_left(outcome: Outcome, hours: float | None, again: str) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,12 +15,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from cmray.cluster.address import ClusterError as ClusterError
+from cmray.cluster.address import check_reachable as check_reachable
+from cmray.cluster.address import ray_address as ray_address
+from cmray.cluster.address import use_token
 from cmray.cluster.resources import DATA_CPUS, Capacity
-from cmray.core.errors import CmrayError, DataError
-
-
-class ClusterError(CmrayError):
-    """Ray cannot be started or reached."""
+from cmray.core.errors import DataError
 
 
 def local_capacity() -> Capacity:
@@ -63,41 +62,22 @@ def check_room(resident_bytes: int, free: float, where: str) -> None:
         )
 
 
-def ray_address(address: str | None) -> str | None:
-    """--address, else RAY_ADDRESS; None (or "local") means Ray on this machine."""
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    return None if address == "local" else address
-
-
-def check_reachable(address: str) -> None:
-    """Raises ClusterError unless `address` is one and something listens there; Ray itself would try for minutes."""
-    if address == "auto" or "://" in address.removeprefix("ray://"):  # Ray's to resolve
-        return
-    found = re.fullmatch(r"(?:ray://)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})", address)
-    if found is None:
-        raise ClusterError(
-            f"'{address}' is no address of a Ray cluster; write HOST:PORT, ray://HOST:PORT, auto or local"
-        )
-    try:
-        socket.create_connection((found["v6"] or found["host"], int(found["port"])), timeout=5).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from None
-
-
 @contextmanager
 def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity]:
     """Ray for the duration of the block; a Ray that was started here is stopped with all its processes.
 
     Args:
-        address: from `ray_address`.
+        address: from `ray_address`; not of a job server.
         resident_bytes: what datasets take in the object store of a local Ray.
 
     Raises:
-        ClusterError: nothing answers at the address.
+        ClusterError: nothing answers at the address, or a driver cannot join there from here.
     """
     if address is None:
         keep_others_out()
+    else:
+        use_token()
+        check_reachable(address)
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -119,7 +99,6 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
                 **quiet,
             )
         else:
-            check_reachable(address)
             try:
                 ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:

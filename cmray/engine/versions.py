@@ -8,13 +8,18 @@ import platform
 import subprocess
 from pathlib import Path
 
-RECORDED = ("cmray", "torch", "ray", "numpy", "mlflow", "pyarrow")
+from cmray.core.version import __version__
+
+RECORDED = ("torch", "ray", "numpy", "mlflow", "pyarrow")
+
+#: stands in a copy of the package that a job carries, as there is no git beside it
+REVISION_FILE = "revision.txt"
 
 
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide results, where installed."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "cmray": __version__}  # of the code that runs, if not the installed
     for name in RECORDED:
         try:
             found[name] = importlib.metadata.version(name)
@@ -25,10 +30,14 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_revision() -> str | None:
-    """The commit cmray itself runs from, with "+changes" when the tree differs; None for an installed package."""
+    """The commit cmray itself runs from, with "+changes" when the tree differs; None for an installed package.
+
+    A job's copy of the package says what it was copied from.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return None
+        noted = root / "cmray" / REVISION_FILE
+        return noted.read_text().strip() or None if noted.is_file() else None
     try:
 
         def git(*args: str) -> str:

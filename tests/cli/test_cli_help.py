@@ -21,6 +21,7 @@ COMMANDS = [
     "data prepare",
     "data info",
 ]
+JOBS = ["jobs submit", "jobs list", "jobs logs", "jobs stop"]
 
 
 def test_help_answers_within_a_second():
@@ -52,7 +53,7 @@ def test_version(tmp_path):
     assert good(apart(tmp_path, "--version")).out.strip() == f"cmray {__version__}"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *JOBS])
 def test_every_command_has_an_example_that_names_it(command):
     ran = good(here(*command.split(), "--help"))
     text = " ".join(ran.out.split())
@@ -60,7 +61,7 @@ def test_every_command_has_an_example_that_names_it(command):
     assert "--json" in text or command == "ui"
 
 
-@pytest.mark.parametrize("command", ["", "data"])
+@pytest.mark.parametrize("command", ["", "data", "jobs"])
 def test_a_group_without_a_command_shows_its_help(command):
     ran = here(*command.split())
     assert "Usage" in ran.out + ran.err

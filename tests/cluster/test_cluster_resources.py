@@ -6,14 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmray.cluster.connect import (
-    ClusterError,
-    check_reachable,
-    check_room,
-    free_memory,
-    local_capacity,
-    ray_address,
-)
+from cmray.cluster.connect import check_room, free_memory, local_capacity
 from cmray.cluster.resources import (
     DATA_CPUS,
     Admission,
@@ -152,38 +145,6 @@ def test_a_pool_leaves_ray_data_its_cpu():
 
 def test_this_machine_has_room_for_one_trial_at_least():
     assert local_capacity().free_cpus >= 1
-
-
-def test_where_ray_is(monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert ray_address(None) is None
-    assert ray_address("local") is None
-    assert ray_address("a:1") == "a:1"
-    monkeypatch.setenv("RAY_ADDRESS", "b:2")
-    assert ray_address(None) == "b:2"
-    assert ray_address("a:1") == "a:1"
-    assert ray_address("local") is None
-    monkeypatch.setenv("RAY_ADDRESS", "")
-    assert ray_address(None) is None
-
-
-@pytest.mark.parametrize("address", ["", "here", "10.0.0.1", "host:port", "host:123456", "a b:1", "host:99999", "[::1"])
-def test_what_is_no_address(address):
-    with pytest.raises(ClusterError):
-        check_reachable(address)
-
-
-@pytest.mark.parametrize("address", ["auto", "anyscale://somewhere"])
-def test_addresses_that_only_ray_understands(address):
-    check_reachable(address)
-
-
-@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "localhost:{}"])
-def test_an_address_that_answers(form):
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        check_reachable(form.format(server.getsockname()[1]))
 
 
 def test_resident_data_needs_room():
