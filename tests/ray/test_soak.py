@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 from cli_run import CT, Running, write
+from survival import note
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -53,8 +54,8 @@ def test_two_hundred_trials_under_random_kills_all_finish_and_the_driver_does_no
     assert killed
     assert told
     first, last = memory[min(memory)], memory[max(memory)]
-    print(
-        f"survived: {TRIALS} trials in {seconds:.0f} s with {len(killed)} kills ({', '.join(sorted(set(killed)))}); "
+    note(
+        f"{TRIALS} trials in {seconds:.0f} s with {len(killed)} kills ({', '.join(sorted(set(killed)))}); "
         f"the driver at {min(memory)} trials {first / 2**20:.0f} MiB, at {max(memory)} {last / 2**20:.0f} MiB"
     )
     assert last - first < 64 * 2**20, f"the driver grew from {first / 2**20:.0f} to {last / 2**20:.0f} MiB"
