@@ -63,13 +63,13 @@ def save_checkpoint(folder: Path, parts: Parts, facts: CheckpointFacts, keep: in
 def _unwritten(folder: Path, step: int, error: OSError | SafetensorError) -> StorageError:
     newest = next(iter(checkpoints(folder)), None)
     kept = f"that of step {newest[0].step:,} is kept" if newest else "there is none before it"
-    free = ""
+    reason, free = error.strerror if isinstance(error, OSError) else error, ""
     if not isinstance(error, OSError) or error.errno in (errno.ENOSPC, errno.EDQUOT):
         with contextlib.suppress(OSError):
             free = f" ({shutil.disk_usage(folder).free / 2**20:,.0f} MiB free)"
     return StorageError(
         f"the checkpoint of step {step:,} cannot be written to {folder}: {reason}{free}; {kept}, and the same command "
-        f"goes on from there once this is mended"
+        "goes on from there once this is mended"
     )
 
 
