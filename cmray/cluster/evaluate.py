@@ -63,7 +63,7 @@ class EvaluatorPool:
                 try:
                     results[call] = ray.get(reference)
                 except RayActorError as error:
-                    tries[call] += 1
+                    tries[call] += not error.preempted  # that its node was taken away says nothing of the call
                     if tries[call] > MAX_RETRIES:
                         raise CmrayError(f"evaluators died {tries[call]} times on the same samples: {error}") from error
                     self._actors[actor] = self._make()

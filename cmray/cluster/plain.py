@@ -11,6 +11,7 @@ import torch
 from cmray.cluster.data import describe
 from cmray.cluster.stages import Stage, pending_stages, result_of, spec_of
 from cmray.cluster.sweep import Outcome, Sweep
+from cmray.cluster.together import part, say_why, why
 from cmray.cluster.work import TrialSpec, attempted, note_failure, run_trial
 from cmray.config.plan import Plan
 from cmray.core.errors import ConfigError
@@ -67,6 +68,7 @@ class PlainSweep(Sweep):
                 if feed.feed != "resident":  # the other ranks find the note of it
                     verify_once(facts.folder, read_manifest(facts.folder), self.storage / "verified")
                 order = spec, trial.data.folder, self.storage
+                _said(spec).unlink(missing_ok=True)
                 from_rank0(order, self.session)
                 with self.session.listening():  # a signal saves a checkpoint first
                     self.follow(stage.title, [trial], lambda o=order: self._one(*o), 1)
@@ -79,8 +81,12 @@ class PlainSweep(Sweep):
             try:
                 outcome = run_trial(spec, data_here(spec, place, storage), self.session)
             except Exception as error:
-                note_failure(spec, error)
-                raise  # the other ranks are in the middle of something; torchrun ends them
+                say_why(_said(spec), error)
+                part()  # the other ranks are in the middle of something
+                failure = why(_said(spec)) or error
+                note_failure(spec, failure)
+                _said(spec).unlink(missing_ok=True)
+                raise failure from None
         else:
             outcome = attempted(spec, lambda: run_trial(spec, data_here(spec, place, storage), self.session))
         if outcome is not None and outcome.status == "stopped":
@@ -92,8 +98,19 @@ def follow_rank0(plan: Plan) -> None:
     with plain_session(plain_device(plan)) as session, session.listening():
         while order := from_rank0(None, session):
             spec, place, storage = order  # type: ignore[misc]
-            if run_trial(spec, data_here(spec, place, storage), session).status == "stopped":
+            try:
+                outcome = run_trial(spec, data_here(spec, place, storage), session)
+            except Exception as error:
+                say_why(_said(spec), error)
+                part()
+                raise SystemExit(1) from None  # rank 0 tells it
+            if outcome.status == "stopped":
                 return
+
+
+def _said(spec: TrialSpec) -> Path:
+    """Where the first rank to fail says why."""
+    return Path(spec.folder) / ".failure.json"
 
 
 def data_here(spec: TrialSpec, place: Location, storage: Path) -> TrainingData:

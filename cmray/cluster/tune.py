@@ -11,12 +11,22 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from cmray.cluster.resources import Admission, Capacity
 from cmray.cluster.train import MAX_FAILURES, train_ddp
-from cmray.cluster.work import TrialSpec, TuneSession, attempted, keep_error, log_line, note_failure, run_trial
+from cmray.cluster.work import (
+    TrialSpec,
+    TuneSession,
+    attempted,
+    keep_error,
+    log_line,
+    moves,
+    note_failure,
+    run_trial,
+)
 from cmray.core.errors import CmrayError
 
 
@@ -119,6 +129,8 @@ class _Deaths(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         spec, error = self._specs[trial.config["trial"]], trial.get_pickled_error()
+        if isinstance(error, RayTaskError) and isinstance(error.cause, RayActorError) and error.cause.preempted:
+            return  # it moves, and has said so
         _, file = keep_error(spec, error or RuntimeError("its process died"))
         log_line(Path(spec.folder), f"its process died; it is started again, see errors/{file.name}")
 
@@ -145,5 +157,8 @@ def _trial(config: dict[str, Any], specs: list[TrialSpec], data: list[ray.Object
         _run_ddp(spec, data[0], Path(scratch))
     else:
         session = TuneSession(torch.device("cuda" if resources.gpus_per_worker else "cpu"), Path(spec.folder))
-        attempted(spec, lambda: run_trial(spec, ray.get(data[0]), session))
+        outcome = attempted(spec, lambda: run_trial(spec, ray.get(data[0]), session))
+        if outcome is not None and moves(spec, outcome):
+            # which Tune does not count as a failure, and starts elsewhere
+            raise RayActorError(error_msg="its node is taken away", preempted=True)
     return {"ended": True}  # a trial without a final result would run again

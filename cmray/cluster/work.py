@@ -12,14 +12,15 @@ from typing import Any, TypeVar
 
 import torch
 
+from cmray.cluster.preemption import node_is_leaving
 from cmray.config.run import RunConfig
 from cmray.core.errors import CmrayError
-from cmray.core.files import write_atomic
+from cmray.core.files import disk_full, write_atomic
 from cmray.datasets.mapped import MappedDataset
 from cmray.engine.batches import TrainingData
 from cmray.engine.loop import TrainOutcome, train
 from cmray.engine.session import Session, prepare_process
-from cmray.engine.stop import StopFile
+from cmray.engine.stop import STOP, StopFile
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ class TuneSession:
         tune.report({**metrics, "step": step})
 
     def should_stop(self) -> bool:
-        return self._stop.asked()
+        return self._stop.asked() or node_is_leaving()
 
 
 class TrainSession:
@@ -78,20 +79,29 @@ class TrainSession:
         """Nothing: the driver follows the trial's events, and a report would be a barrier for all workers."""
 
     def should_stop(self) -> bool:
-        return self._stop.asked()
+        return self._stop.asked() or node_is_leaving()
+
+
+def moves(spec: TrialSpec, outcome: TrainOutcome) -> bool:
+    """Whether a trial has left, with all its steps saved, only because its node is taken away. Its log.txt says so."""
+    if outcome.status != "stopped" or (Path(spec.folder) / STOP).exists():
+        return False
+    log_line(Path(spec.folder), f"its node is taken away; it saved step {outcome.step:,} and goes on elsewhere")
+    return True
 
 
 def run_trial(spec: TrialSpec, data: TrainingData | MappedDataset, session: Session) -> TrainOutcome:
-    """Trains in this process. Warnings go to the trial's log.txt."""
+    """Trains in this process. Warnings go to the trial's log.txt. Raises StorageError when the disk is full."""
     if isinstance(data, MappedDataset):
         data = data.open()
     folder = Path(spec.folder)
     run = spec.config
     prepare_process(int(run.resources.cpus_per_worker))
-
-    return train(
-        run, data, folder, Path(spec.teacher) if spec.teacher else None, session, lambda text: log_line(folder, text)
-    )
+    teacher = Path(spec.teacher) if spec.teacher else None
+    try:
+        return train(run, data, folder, teacher, session, lambda text: log_line(folder, text))
+    except OSError as error:
+        raise disk_full(folder, error) or error from None
 
 
 def log_line(folder: Path, text: str) -> None:

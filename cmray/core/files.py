@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import shutil
 import uuid
 from pathlib import Path
+
+from cmray.core.errors import StorageError
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -18,9 +23,26 @@ def write_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(tmp, path)
-    except BaseException:
-        tmp.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            tmp.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # writing does not say which file
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def disk_full(folder: Path, error: OSError) -> StorageError | None:
+    """What to tell a person of an error in writing below `folder`, when it says that no room is left; else None."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    try:
+        free = f", {shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free"
+    except OSError:
+        free = ""
+    return StorageError(
+        f"the disk of {folder} is full ({error.strerror}{free}): its checkpoints are kept; make room, and the same "
+        f"command goes on from the last one"
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cmray.config.checkpoint_facts import META, CheckpointFacts, read_checkpoint_facts
-from cmray.core.errors import CheckpointError
+from cmray.core.errors import CheckpointError, StorageError
 from cmray.core.files import sha256_of
 
 #: part name -> its tensors; each part is one safetensors file
@@ -24,15 +24,16 @@ def save_checkpoint(folder: Path, parts: Parts, facts: CheckpointFacts, keep: in
     """Writes <folder>/step-NNNNNNNN, N the digits of the step, and removes all but the newest `keep`.
 
     Everything is written beside its place and renamed at the end, so a checkpoint is there whole or not at all.
-    `facts.files` is filled in here.
+    `facts.files` is filled in here. Raises StorageError when it cannot be written, as on a full disk; those that are
+    there stay.
     """
     final = folder / f"step-{facts.step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".step-*"):  # left by a process that was killed here; a trial has one writer
-        shutil.rmtree(stale, ignore_errors=True)
     tmp = folder / f".{final.name}.{uuid.uuid4().hex}"
-    tmp.mkdir()
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(".step-*"):  # left by a process that was killed here; a trial has one writer
+            shutil.rmtree(stale, ignore_errors=True)
+        tmp.mkdir()
         files = {}
         for name, tensors in parts.items():
             save_file(dict(tensors), tmp / name)
@@ -47,12 +48,28 @@ def save_checkpoint(folder: Path, parts: Parts, facts: CheckpointFacts, keep: in
         if final.exists():  # a damaged one that was skipped, or the same step once more
             shutil.rmtree(final)
         os.replace(tmp, final)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(tmp, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise _unwritten(folder, facts.step, error) from error
         raise
     for _, old in checkpoints(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def _unwritten(folder: Path, step: int, error: OSError | SafetensorError) -> StorageError:
+    newest = next(iter(checkpoints(folder)), None)
+    kept = f"that of step {newest[0].step:,} is kept" if newest else "there is none before it"
+    try:
+        free = f" ({shutil.disk_usage(folder).free / 2**20:,.0f} MiB free)"
+    except OSError:
+        free = ""
+    reason = error.strerror if isinstance(error, OSError) else error
+    return StorageError(
+        f"the checkpoint of step {step:,} cannot be written to {folder}: {reason}{free}; {kept}, and the same command "
+        f"goes on from there when there is room again"
+    )
 
 
 def checkpoints(folder: Path, warn: Callable[[str], None] = lambda _: None) -> list[tuple[CheckpointFacts, Path]]:

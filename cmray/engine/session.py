@@ -76,7 +76,7 @@ def plain_session(device: torch.device | None = None) -> Iterator[PlainSession]:
     try:
         yield session
     finally:
-        if joined:
+        if joined and dist.is_initialized():  # a process that fails leaves before
             dist.destroy_process_group()
 
 
