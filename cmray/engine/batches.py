@@ -235,7 +235,7 @@ def open_batches(run: RunConfig, data: TrainingData, session: Session) -> Batche
             for share in own_shares(shares, session.rank, session.world_size)
         }
         streams = {share: StreamBatches(data, train.batch_size, order) for share, order in orders.items()}
-        rows = SharedRows(streams, train.accumulate)
+        rows = SharedRows(streams, train.accumulate) if len(streams) > 1 else next(iter(streams.values()))
     else:
         rows = ArrayBatches(data, train.batch_size, run.seed)
     return Batches(rows, run.seed, session.device, run.data.flip, run.data.dequantize, own_parts(run, session))
@@ -256,9 +256,11 @@ def resume_notes(batches: Batches, step: int, shares: int) -> list[str]:
     Args:
         shares: in how many its batches were cut before.
     """
-    if not isinstance(batches.rows, SharedRows):
+    rows = batches.rows
+    if isinstance(rows, SharedRows):
+        rows = next(iter(rows.streams.values()))  # all of them are at the same step
+    if not isinstance(rows, StreamBatches):
         return []
-    rows = next(iter(batches.rows.streams.values()))
     now = rows.order.world_size
     epoch, window, offset = rows.order.locate(step * (rows.batch_size // now))
     place = f"streaming goes on in epoch {epoch + 1}, window {window + 1}"

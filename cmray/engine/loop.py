@@ -30,6 +30,10 @@ from cmray.objectives import Loss
 from cmray.tracking.events import EventLog, read_events
 from cmray.tracking.records import Event, Result
 
+#: steps after which ranks ask each other whether to stop, beside log points: a node that is taken away gives half a
+#: minute's notice
+AGREE_EVERY = 20
+
 
 class TrainingError(CmrayError):
     """Training went wrong in a way the user's settings decide, such as a loss that is not finite."""
@@ -233,10 +237,10 @@ class _Loop:
             )
 
     def agreed_stop(self) -> bool:
-        """Whether any rank was asked to stop. Ranks ask each other at log points only, so that none waits in vain."""
+        """Whether any rank was asked to stop. Ranks ask each other after the same steps, so that none waits in vain."""
         if self.session.world_size == 1:
             return self.session.should_stop()
-        if self._since:
+        if self._since and self.state.step % AGREE_EVERY:
             return False
         flag = torch.tensor(float(self.session.should_stop()), device=self.session.device)
         return bool(reduce_sum(flag, self.session) > 0)
