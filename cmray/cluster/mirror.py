@@ -113,10 +113,12 @@ class Mirror:
         ):
             if picture.is_file():
                 tracker.log_artifact(key, picture, folder)
-        if trial.error:
-            tracker.log_text(key, trial.error, "error.txt")
-        if trial.stopped:
-            tracker.log_text(key, f"stopped {in_words(trial.stopped)}\n", "stopped.txt")
+        stopped = f"stopped {in_words(trial.stopped)}\n" if trial.stopped else None
+        for text, file in ((trial.error, "error.txt"), (stopped, "stopped.txt")):
+            if text:
+                tracker.log_text(key, text, file)
+            else:  # of an earlier sweep, after which the trial went on
+                tracker.remove_file(key, file)
         end: dict[str, RunEnd] = {"finished": "finished", "failed": "failed"}  # a stopped one was killed, for MLflow
         tracker.close_run(key, end.get(trial.status, "killed"))
         self._open.discard(key)

@@ -23,7 +23,7 @@ from cmray.engine.checkpoint import checkpoints, newest_checkpoint, save_checkpo
 from cmray.engine.curve import Curve, CurvePoints
 from cmray.engine.result import RESULT, write_result
 from cmray.engine.session import Session, from_rank0, gather, reduce_sum
-from cmray.engine.spent import CostMeter
+from cmray.engine.spent import ATTEMPTS, CostMeter, note_attempt, repeated_seconds, with_repeated
 from cmray.engine.state import TrainState
 from cmray.engine.versions import git_revision, versions
 from cmray.objectives import Loss
@@ -85,6 +85,7 @@ def train(
         state.load(*found)  # type: ignore[misc]
     log = EventLog(folder / "events.jsonl")
     if session.rank == 0:
+        note_attempt(folder, state.step)
         log.truncate_after(state.step)
         note_workers(run, state, log, warn)
     points = _points(state, data, log) if session.rank == 0 else None
@@ -263,10 +264,13 @@ def _finish(folder: Path, state: TrainState, session: Session) -> Result:
     newest = newest_checkpoint(folder / "checkpoints", lambda _: None)
     assert newest is not None
     facts, path = newest
+    repeated = repeated_seconds(folder)
+    gpus = state.run.resources.gpus_per_worker * session.world_size if session.device.type == "cuda" else 0.0
     result = Result(
         steps=state.step,
         nimg=state.nimg,
-        **asdict(state.cost),
+        **asdict(with_repeated(state.cost, repeated, gpus)),
+        repeated_seconds=repeated,
         checkpoint=path.name,
         weights_sha256=facts.weights_sha256,
         versions=versions(),
@@ -294,5 +298,5 @@ def clear_trial(folder: Path) -> None:
     write_atomic(attempt, str(1 + int(attempt.read_text() if attempt.is_file() else 1)))
     for name in ("checkpoints", "evaluations", "searches"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("events.jsonl", RESULT, "error.txt"):
+    for name in ("events.jsonl", ATTEMPTS, RESULT, "error.txt"):
         (folder / name).unlink(missing_ok=True)

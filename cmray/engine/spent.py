@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from cmray.core.files import write_atomic
 from cmray.engine.session import Session, reduce_sum
+from cmray.tracking.events import read_events
 
+#: a line for every time that training began or went on
+ATTEMPTS = "attempts.jsonl"
 #: NVIDIA's driver brings it, so it needs no package of its own
 NVML = "libnvidia-ml.so.1"
 
@@ -61,6 +67,47 @@ class CostMeter:
 
 def _added(total: float | None, more: float | None) -> float | None:
     return None if total is None or more is None else total + more
+
+
+def note_attempt(folder: Path, step: int) -> None:
+    """Notes that the training in `folder` begins at `step`, and what an interrupted one before has spent for nothing.
+
+    That is the time from the last event that stays (or its own beginning) to its last event. For rank 0, before the
+    events after `step` are dropped.
+    """
+    attempts, lost = _attempts(folder), 0.0
+    if attempts:
+        began = attempts[-1]["began"]
+        events = [e for e in read_events(folder / "events.jsonl") if e.time >= began]
+        if events and max(e.step for e in events) > step:
+            stays = max((e.time for e in events if e.step <= step), default=began)
+            lost = max(0.0, max(e.time for e in events) - stays)
+    lines = [*attempts, {"began": time.time(), "step": step, "lost": lost}]
+    write_atomic(folder / ATTEMPTS, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def repeated_seconds(folder: Path) -> float:
+    """Seconds on the clock that interrupted trainings in `folder` have spent on steps that were taken again."""
+    return sum(line["lost"] for line in _attempts(folder))
+
+
+def with_repeated(cost: Cost, seconds: float, gpus: float) -> Cost:
+    """What a training took together with `seconds` that were spent for nothing, on `gpus` in all.
+
+    The CPU-seconds and the energy of these were never told, so they count at the rate of the others.
+    """
+    rate = 1 + seconds / cost.seconds if cost.seconds else 1.0
+    return Cost(
+        cost.seconds + seconds,
+        _added(cost.gpu_seconds, seconds * gpus),
+        None if cost.cpu_seconds is None else cost.cpu_seconds * rate,
+        None if cost.energy_joules is None else cost.energy_joules * rate,
+    )
+
+
+def _attempts(folder: Path) -> list[dict[str, float]]:
+    path = folder / ATTEMPTS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def gpu_joules(device: torch.device, library: str = NVML) -> float | None:

@@ -74,6 +74,10 @@ class Tracker(Protocol):
         """Keep values as YAML (.yaml, .yml) or JSON (any other ending) under a path."""
         ...
 
+    def remove_file(self, key: str, artifact_file: str) -> None:
+        """Take back a file that is not true of the run any more; nothing where there is none."""
+        ...
+
     def log_dataset(self, key: str, name: str, digest: str, source: str, rows: int) -> None:
         """Say which dataset the run read; `source` is its path or URI, `rows` the number of images."""
         ...

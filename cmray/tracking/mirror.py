@@ -62,6 +62,7 @@ class RunStore(Protocol):
     def send(self, run: str, params: Mapping[str, str], tags: Mapping[str, str], points: Sequence[Point]) -> None: ...
     def history(self, run: str, metric: str) -> dict[int, float]: ...
     def upload(self, run: str, data: bytes, file: str) -> None: ...
+    def remove(self, run: str, file: str) -> None: ...
     def add_dataset(self, run: str, name: str, digest: str, source: str, rows: int) -> None: ...
     def register(self, experiment: str, run: str, model: ServedModel) -> None: ...
     def end(self, run: str, status: str) -> None: ...
@@ -266,6 +267,17 @@ class MirrorTracker:
         if artifact_file.endswith((".yaml", ".yml")):  # through JSON, as YAML refuses paths and tuples
             text = yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True)
         self.log_text(key, text, artifact_file)
+
+    def remove_file(self, key: str, artifact_file: str) -> None:
+        def remove() -> None:
+            run = self._run(key)
+            if artifact_file in run.uploaded:
+                self._store.remove(run.id, artifact_file)
+                del run.uploaded[artifact_file]
+                self._send(run, {}, {_UPLOADED_TAG: _fitting(run.uploaded)})
+
+        self._check(key)
+        self._outbox.do("a file", remove)
 
     def register_model(self, key: str, model: ServedModel) -> None:
         self._check(key)

@@ -143,6 +143,12 @@ class MlflowStore:
             local.write_bytes(data)
             self._client().log_artifact(run, str(local), posixpath.dirname(file) or None)
 
+    def remove(self, run: str, file: str) -> None:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        folder = self._client().get_run(run).info.artifact_uri
+        get_artifact_repository(folder, tracking_uri=self.uri).delete_artifacts(file)
+
     def add_dataset(self, run: str, name: str, digest: str, source: str, rows: int) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 

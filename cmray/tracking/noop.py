@@ -61,6 +61,9 @@ class NoopTracker:
     def log_dict(self, key: str, values: Mapping[str, Any], artifact_file: str) -> None:
         self._check(key)
 
+    def remove_file(self, key: str, artifact_file: str) -> None:
+        self._check(key)
+
     def log_dataset(self, key: str, name: str, digest: str, source: str, rows: int) -> None:
         self._check(key)
 

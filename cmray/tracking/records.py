@@ -3,6 +3,7 @@
     <storage>/<experiment>/experiment.json                 the plan: trials, labels, panels
     <storage>/<experiment>/<trial>/config.yaml             the resolved run
     <storage>/<experiment>/<trial>/events.jsonl            one line per logged step: Event
+    <storage>/<experiment>/<trial>/attempts.jsonl          when training began or went on, what was lost before
     <storage>/<experiment>/<trial>/result.json             written once, when training has finished: Result
     <storage>/<experiment>/<trial>/evaluations/KEY.json    one Evaluation a file
     <storage>/<experiment>/<trial>/searches/KEY.json       one Search a file
@@ -43,10 +44,11 @@ class Result(Record):
 
     steps: int
     nimg: int
-    seconds: float  # spent training over all resumed parts, on the clock
+    seconds: float  # spent training over all resumed parts, on the clock, what was interrupted and repeated included
     gpu_seconds: float | None = None  # GPUs held times seconds; older records did not count
     cpu_seconds: float | None = None  # of all processes
     energy_joules: float | None = None  # of the GPUs, where NVML tells it of each and no other run shares them
+    repeated_seconds: float = 0.0  # of these, spent on steps that an interruption undid
     checkpoint: str  # folder name under checkpoints/
     weights_sha256: str
     versions: dict[str, str]
@@ -186,12 +188,13 @@ class TrialRecord(Record):
     @property
     def cost(self) -> dict[str, float]:
         """What it took, as far as it was told: train_seconds, gpu_seconds, cpu_seconds, energy_joules and images_seen
-        of its training; evaluate_seconds; search_seconds and search_images (through the network). Searches that ran
-        together share their seconds."""
+        of its training, and repeated_seconds of these where it was interrupted; evaluate_seconds; search_seconds and
+        search_images (through the network). Searches that ran together share their seconds."""
         told: dict[str, float | None] = {}
         if (r := self.result) is not None:
             told |= {"train_seconds": r.seconds, "gpu_seconds": r.gpu_seconds, "cpu_seconds": r.cpu_seconds}
             told |= {"energy_joules": r.energy_joules, "images_seen": r.nimg}
+            told |= {"repeated_seconds": r.repeated_seconds or None}
         if self.evaluations:
             told["evaluate_seconds"] = sum(e.seconds for e in self.evaluations)
         if self.searches:

@@ -14,7 +14,18 @@ from small_run import CPU, checkpoint, go, small
 from cmray.config.checkpoint_facts import META, read_checkpoint_facts
 from cmray.engine.result import read_result
 from cmray.engine.session import PlainSession
-from cmray.engine.spent import Cost, CostMeter, gpu_joules, nvml_joules
+from cmray.engine.spent import (
+    ATTEMPTS,
+    Cost,
+    CostMeter,
+    gpu_joules,
+    note_attempt,
+    nvml_joules,
+    repeated_seconds,
+    with_repeated,
+)
+from cmray.tracking.events import EventLog
+from cmray.tracking.records import Event
 
 #: an NVML whose one GPU uses 1.5 J from question to question
 NVML = """
@@ -150,3 +161,46 @@ def test_a_gpu_that_works_uses_energy():
     used = gpu_joules(device)
     assert used is not None
     assert 10 < used - before < 5000
+
+
+def test_what_an_interrupted_training_did_for_nothing_is_counted_once_for_each(tmp_path):
+    """The seconds between two attempts, in which nothing trained, are no cost."""
+    log = EventLog(tmp_path / "events.jsonl")
+
+    def attempt(began: float, step: int, *points: tuple[int, float]) -> None:
+        note_attempt(tmp_path, step)
+        log.truncate_after(step)
+        lines = [json.loads(line) for line in (tmp_path / ATTEMPTS).read_text().splitlines()]
+        lines[-1]["began"] = began
+        (tmp_path / ATTEMPTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for at, when in points:
+            log.append(Event(kind="train", step=at, nimg=at, time=when, metrics={}))
+
+    attempt(100, 0, (10, 101), (20, 102), (30, 103.5))  # a checkpoint of step 20
+    attempt(200, 20, (30, 201), (40, 203))  # killed before it had one of its own
+    assert repeated_seconds(tmp_path) == pytest.approx(1.5)
+    attempt(300, 20, (30, 301), (40, 302))  # one of step 40
+    assert repeated_seconds(tmp_path) == pytest.approx(1.5 + 3)
+    attempt(400, 40)  # it was asked to stop, and had saved
+    attempt(500, 40)
+    assert repeated_seconds(tmp_path) == pytest.approx(4.5)
+
+
+def test_repeated_work_costs_what_other_work_costs():
+    told = with_repeated(Cost(10.0, 20.0, 40.0, None), 5.0, 2)
+    assert told == Cost(15.0, 30.0, 60.0, None)
+    assert with_repeated(Cost(0.0, 0.0, 0.0, 0.0), 0.0, 0) == Cost(0.0, 0.0, 0.0, 0.0)
+
+
+def test_the_result_of_a_resumed_run_counts_what_was_lost(tmp_path):
+    run = small({"train.steps": 4, "train.checkpoint_every": 2, "train.log_every": 1})
+    go(run, tmp_path)
+    assert read_result(tmp_path).repeated_seconds == 0
+    (tmp_path / "result.json").unlink()
+    log = EventLog(tmp_path / "events.jsonl")
+    began = json.loads((tmp_path / ATTEMPTS).read_text())["began"]
+    log.append(Event(kind="train", step=5, nimg=5, time=began + 1000, metrics={}))
+    result = go(run, tmp_path).result
+    assert 900 < result.repeated_seconds < 1000
+    assert result.seconds > result.repeated_seconds
+    assert not result.gpu_seconds

@@ -62,6 +62,9 @@ class FakeStore:
     def upload(self, run: str, data: bytes, file: str) -> None:
         self._call("upload")
 
+    def remove(self, run: str, file: str) -> None:
+        self._call(f"remove {file}")
+
     def add_dataset(self, run: str, name: str, digest: str, source: str, rows: int) -> None:
         self._call("add_dataset")
 
@@ -187,6 +190,19 @@ def test_what_the_store_refuses_is_named_once_and_does_not_stop_the_rest(store, 
     (line,) = lines
     assert line.startswith("MLflow at http://host did not take a file: ValueError: upload is not allowed; it stays in")
     assert sent(store, "loss") == [1]
+
+
+def test_a_file_is_taken_back_once_and_only_where_there_is_one(store, lines):
+    tracker = opened(store, lines)
+    tracker.remove_file("trial", "error.txt")
+    tracker.log_text("trial", "a", "error.txt")
+    again = opened(store, lines)  # the next sweep's, which knows of the file by the run's tags
+    again.remove_file("trial", "error.txt")
+    again.remove_file("trial", "error.txt")
+    assert [call for call in store.calls if call.startswith("remove")] == ["remove error.txt"]
+    again.log_text("trial", "a", "error.txt")
+    assert store.calls.count("upload") == 2
+    assert not lines
 
 
 def test_a_store_that_takes_no_runs_is_one_line_and_gets_all_of_them_once_it_does(store, lines):

@@ -165,6 +165,17 @@ def test_files_tables_and_datasets(storage, tracker, request, tmp_path):
     assert Path(storage / "mlartifacts").is_dir()
 
 
+def test_a_file_that_is_not_true_any_more_is_taken_back(storage, tracker, request):
+    run = tracker.open_run("t", "t", params={}, tags={})
+    tracker.log_text("t", "the loss is nan", "error.txt")
+    tracker.log_text("t", "kept", "notes.txt")
+    later = started(storage, request.node.name)
+    later.open_run("t", "t", params={}, tags={})
+    later.remove_file("t", "error.txt")
+    later.remove_file("t", "stopped.txt")
+    assert [file.path for file in client(tracker).list_artifacts(run)] == ["notes.txt"]
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
