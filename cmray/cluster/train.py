@@ -35,7 +35,7 @@ MAX_FAILURES = 3
 #: what rank 0 returns when all have left to go on elsewhere
 MOVED = "moved"
 #: seconds between two looks whether an elastic run has room for more workers, and while it waits for the least number
-GROW_EVERY, WAIT_EVERY = 15.0, 2.0
+GROW_EVERY, WAIT_EVERY = 5.0, 2.0
 #: seconds that Ray gets to find the room for the workers of an elastic run, before their number is thought over again
 PATIENCE = 20.0
 

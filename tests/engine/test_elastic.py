@@ -66,10 +66,10 @@ def test_a_trial_has_the_same_name_whether_it_is_elastic_or_not():
     assert content_hash(identity(elastic)) == content_hash(identity(fixed)) != content_hash(identity(other))
 
 
-DROPOUT = {"net": {"name": "ddpmpp", "channels": 8, "multipliers": [1], "blocks": 1, "attention_resolutions": [], "dropout": 0.3}}
+SONG = {"name": "ddpmpp", "channels": 8, "multipliers": [1], "blocks": 1, "attention_resolutions": [], "dropout": 0.3}
 CASES = {
     "ct": {},
-    "flips, noise and dropout": {**DROPOUT, "data.flip": True, "data.dequantize": True, "train.steps": 3},
+    "flips, noise and dropout": {"net": SONG, "data.flip": True, "data.dequantize": True, "train.steps": 3},
     "learned times": {
         "objective": {"name": "ct", "num_sigmas": 3, "times": {"name": "loss-second-moment", "history": 2}}
     },
