@@ -21,6 +21,7 @@ from cmray.core.rng import numpy_generator, torch_generator
 from cmray.datasets import ImageDataset
 from cmray.datasets.shards import default_window, iterate
 from cmray.engine.session import Session
+from cmray.engine.shares import own_parts, own_shares
 from cmray.engine.stream import Rows, StreamBatches, StreamedDataset, StreamOrder
 
 #: what a run may train on: in memory (or mapped), or in its shards
@@ -86,22 +87,6 @@ class ArrayBatches:
 
     def close(self) -> None:
         pass
-
-
-def own_shares(shares: int, rank: int, world_size: int) -> range:
-    """Consecutive shares of a batch that process `rank` of `world_size` takes: as many as the others, or one more."""
-    return range(shares * rank // world_size, shares * (rank + 1) // world_size)
-
-
-def own_parts(run: RunConfig, session: Session) -> range:
-    """Parts of each batch that this process takes, all shares' together being 0 to workers * accumulate - 1.
-
-    Raises ValueError when there are more processes than shares.
-    """
-    shares = own_shares(run.resources.workers, session.rank, session.world_size)
-    if not shares:
-        raise ValueError(f"{session.world_size} processes cannot share batches of {run.resources.workers} shares")
-    return range(shares.start * run.train.accumulate, shares.stop * run.train.accumulate)
 
 
 class SharedRows:

@@ -18,11 +18,12 @@ from cmray.config.run import RunConfig
 from cmray.core.errors import CmrayError
 from cmray.core.files import write_atomic
 from cmray.core.rng import torch_generator
-from cmray.engine.batches import Batches, TrainingData, open_batches, own_parts, own_shares, resume_notes
+from cmray.engine.batches import Batches, TrainingData, open_batches, resume_notes
 from cmray.engine.checkpoint import checkpoints, newest_checkpoint, save_checkpoint
 from cmray.engine.curve import Curve, CurvePoints
 from cmray.engine.result import RESULT, write_result
 from cmray.engine.session import Session, from_rank0, gather, reduce_sum
+from cmray.engine.shares import note_workers, own_parts, own_shares
 from cmray.engine.spent import ATTEMPTS, CostMeter, note_attempt, repeated_seconds, with_repeated
 from cmray.engine.state import TrainState
 from cmray.engine.versions import git_revision, versions
@@ -87,7 +88,7 @@ def train(
     if session.rank == 0:
         note_attempt(folder, state.step)
         log.truncate_after(state.step)
-        note_workers(run, state, log, warn)
+        note_workers(run, session, state.step, log, warn)
     points = _points(state, data, log) if session.rank == 0 else None
     with closing(open_batches(run, data, session)) as batches, closing(points) if points else nullcontext():
         if found is not None and session.rank == 0:
@@ -245,19 +246,6 @@ class _Loop:
             return False
         flag = torch.tensor(float(self.session.should_stop()), device=self.session.device)
         return bool(reduce_sum(flag, self.session) > 0)
-
-
-def note_workers(run: RunConfig, state: TrainState, log: EventLog, warn: Callable[[str], None]) -> None:
-    """Keeps how many processes train an elastic run from this step on, where that is news. On rank 0."""
-    if run.resources.min_workers is None:
-        return
-    now = state.session.world_size
-    before = [int(event.metrics["workers"]) for event in read_events(log.path) if event.kind == "workers"]
-    if before[-1:] == [now]:
-        return
-    log.append(Event(kind="workers", step=state.step, nimg=state.nimg, time=time.time(), metrics={"workers": now}))
-    if before:
-        warn(f"goes on at step {state.step} with {now} worker{'s' * (now > 1)} instead of {before[-1]}")
 
 
 def _finish(folder: Path, state: TrainState, session: Session) -> Result:

@@ -16,8 +16,9 @@ from cmray.config.identity import content_hash, identity
 from cmray.config.run import ResourcesConfig
 from cmray.datasets.location import Location
 from cmray.datasets.whole import write_shards
-from cmray.engine.batches import open_batches, own_parts, own_shares
+from cmray.engine.batches import open_batches
 from cmray.engine.session import PlainSession
+from cmray.engine.shares import own_parts, own_shares
 from cmray.engine.stream import StreamedDataset
 from cmray.tracking.events import read_events
 
