@@ -155,7 +155,7 @@ class Running:
         self.look()
         return [p for p in self.left() if part in _command(p)]
 
-    def until(self, condition: Callable[[], Any], what: str, timeout: float = 120) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, timeout: float = 300) -> Any:
         """Waits for a true value while the process runs."""
         end = time.monotonic() + timeout
         while True:
@@ -175,7 +175,7 @@ class Running:
             assert time.monotonic() < end, f"after {within} s there is still {shown}"
             time.sleep(0.2)
 
-    def ended(self, timeout: float = 240) -> Ran:
+    def ended(self, timeout: float = 600) -> Ran:
         end = time.monotonic() + timeout
         while self.process.poll() is None:
             self.look()

@@ -6,6 +6,7 @@ trial drops the steps it is going to repeat), so reading tolerates both.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -74,7 +75,7 @@ class EventLog:
                 os.ftruncate(fd, len(_complete(data)))
             # A disk that fills up may take a part of the line; what is left is torn and dropped as above.
             if os.write(fd, line) != len(line):
-                raise OSError(f"{self.path}: the disk took a part of a line only")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(fd)
 

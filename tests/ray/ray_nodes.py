@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,20 @@ class Nodes:
             check=True, capture_output=True, timeout=60,
         )  # fmt: skip
 
-    def left(self) -> dict[str, int]:
-        """Actors and placement groups that are not gone."""
+    def left(self) -> list[str]:
+        """Actors and placement groups that are not gone, but for those that Ray Data keeps for good."""
         ray.init(address=self.cluster.address, log_to_driver=False)
         try:
-            actors = [a for a in ray._private.state.actors().values() if a["State"] != "DEAD"]  # type: ignore[attr-defined]
-            groups = [g for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
-            return {"actors": len(actors), "groups": len(groups)}
+            found: list[str] = []
+            for _ in range(60):  # a job's end takes a moment to come round
+                actors = ray._private.state.actors().values()  # type: ignore[attr-defined]
+                groups = ray.util.placement_group_table().values()
+                found = [a["ActorClassName"] for a in actors if a["State"] != "DEAD" and not a.get("IsDetached")]
+                found += [f"placement group {g['placement_group_id']}" for g in groups if g["state"] != "REMOVED"]
+                if not found:
+                    break
+                time.sleep(0.5)
+            return found
         finally:
             ray.shutdown()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,11 @@ def attempts(trial: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def note(text: str) -> None:
+    """What docs/reliability.md tells: pytest shows it with `-rP`."""
+    sys.stdout.write(f"survived: {text}\n")
+
+
 class Blow:
     """Something that happens to the unfinished trials of an experiment, and how they took it.
 
@@ -134,7 +140,7 @@ class Blow:
                 told.append({"repeated": repeated, "seconds": round(again["began"] - self.at, 1)})
                 assert repeated <= most, f"{self.case}: {trial.name} was at {step} and went on from {again['step']}"
         assert told, f"{self.case}: nothing was begun again"
-        print(f"survived: {self.case}: {json.dumps(told)}")
+        note(f"{self.case}: {json.dumps(told)}")
         return told
 
 

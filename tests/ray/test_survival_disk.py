@@ -44,7 +44,8 @@ def fill(place: Path) -> Path:
 
 def run_in(folder: Path, workers: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    return write(folder / "run.yaml", CT, LONG, resources={"workers": workers})
+    panels = {"N": {"grid": {"objective.num_sigmas": [9]}}}
+    return write(folder / "run.yaml", CT, LONG, resources={"workers": workers}, panels=panels)
 
 
 def sweep(folder: Path, workers: int) -> Running:

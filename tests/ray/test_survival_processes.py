@@ -22,6 +22,7 @@ from survival import (
     kill_busiest,
     last_saved,
     made,
+    note,
     reached,
     searching,
     sweeping,
@@ -39,7 +40,7 @@ def test_workers_trials_and_evaluators_that_are_killed_are_started_again(tmp_pat
             kill_busiest(running, name)
         running.until(searching(running, tmp_path), "the search")
         kill_busiest(running, EVALUATOR)
-        print("survived: SIGKILL to an evaluator in mid-search")
+        note("SIGKILL to an evaluator in mid-search")
         ran = running.ended()
         running.gone(20)
     assert ran.code == 0, ran.err
@@ -124,7 +125,7 @@ def says_why(trial, within: float) -> None:
 def test_an_error_of_one_rank_ends_a_run_under_ray_with_its_reason(tmp_path):
     storage = tmp_path / "storage"
     file, trial = broken_run(tmp_path / "file", storage)
-    with Running(tmp_path / "desk", "sweep", file, "--storage", storage, "--tracking-uri", "none") as running:
+    with Running(tmp_path / "desk", "train", file, "--storage", storage, "--tracking-uri", "none") as running:
         ran = running.ended(180)
         says_why(trial, 60)
         running.gone(20)
