@@ -20,7 +20,7 @@ from cmray.config.checkpoint_facts import read_checkpoint_facts
 from cmray.config.plan import plan_experiment
 from cmray.tracking.events import read_events
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 #: two workers on nodes of three and of two CPUs, one of which is Ray Data's, are on one node each; on one thread
 WIDE = {"workers": 2, "cpus_per_worker": 1.6}
@@ -73,7 +73,7 @@ def test_an_elastic_run_shrinks_and_grows_with_its_nodes_and_ends_with_the_same_
         cluster.do("add", cpus=2)
         running.until(lambda: workers() == [2, 1, 2], "another worker to join", 300)
         assert cluster.do("where", name=DDP) == [0, 2]
-        ran = running.ended()
+        ran = running.ended(540)
     good(ran)
     assert "with 1 worker instead of 2" in ran.err
     assert "there is room for more workers; it saved step" in ran.err
@@ -125,7 +125,7 @@ def test_trials_of_one_two_and_three_workers_share_uneven_nodes(tmp_path, cluste
     )
     arguments = ("sweep", file, "--storage", tmp_path / "storage", "--tracking-uri", "none", "--json")
     with Running(tmp_path / "desk", *arguments, "--address", cluster.address, RAY_AUTH_MODE="disabled") as running:
-        ran = running.ended(400)
+        ran = running.ended(540)
     assert good(ran).json["trained"] == len(sizes), ran.err
     found = [json.loads(path.read_text())["world_size"] for path in (tmp_path / "storage").glob("*/*/result.json")]
     assert sorted(found) == sorted(size["workers"] for size in sizes)
