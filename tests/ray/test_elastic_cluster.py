@@ -61,7 +61,7 @@ def test_an_elastic_run_shrinks_and_grows_with_its_nodes_and_ends_with_the_same_
         events = read_events(found / "events.jsonl") if found else []
         return [int(e.metrics["workers"]) for e in events if e.kind == "workers"]
 
-    arguments = ("sweep", file, "--storage", storage, "--tracking-uri", "none", "--address", cluster.address)
+    arguments = ("train", file, "--storage", storage, "--tracking-uri", "none", "--address", cluster.address)
     with Running(tmp_path / "desk", *arguments, RAY_AUTH_MODE="disabled") as running:
         running.until(lambda: trial() and last_step(trial()) >= 500, "step 500", 300)
         assert workers() == [2]
@@ -85,8 +85,8 @@ def test_an_elastic_run_shrinks_and_grows_with_its_nodes_and_ends_with_the_same_
     assert [e.step for e in read_events(planned.folder / "events.jsonl") if e.kind == "train"] == list(
         range(50, 6001, 50)
     )
-    again = good(here("sweep", file, "--storage", storage, "--tracking-uri", "none"))
-    assert "nothing to train" in again.err
+    again = good(here("train", file, "--storage", storage, "--tracking-uri", "none"))
+    assert "was trained already" in again.out
     assert cluster.do("left") == []
 
 
