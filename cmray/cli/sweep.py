@@ -181,6 +181,7 @@ def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, A
                 "panels": list(trial.panels),
                 "steps": run.train.steps,
                 "workers": r.workers,
+                "min_workers": r.min_workers,
                 "cpus": r.workers * r.cpus_per_worker,
                 "gpus": r.workers * r.gpus_per_worker,
                 "state": f"stopped at {ended.step:,}" if ended else state,
@@ -218,13 +219,14 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
         table.add_column("GPU-hours", justify="right", no_wrap=True)
     for t in shown["trials"]:
         each = f"{t['cpus'] / t['workers']:g} CPU" + (f" + {t['gpus'] / t['workers']:g} GPU" if t["gpus"] else "")
+        least = f"{t['min_workers']} to " if t["min_workers"] is not None else ""
         panels = "(teacher)" if t["role"] == "teacher" else ", ".join(t["panels"])
         table.add_row(
             t["trial"].rpartition("/")[2],
             escape(t["label"]),
             escape(panels),
             f"{t['steps']:,}",
-            f"{t['workers']} x {each}",
+            f"{least}{t['workers']} x {each}",
             t["state"],
             *([hours(t["gpu_hours"])] if costly else []),
         )

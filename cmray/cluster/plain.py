@@ -145,10 +145,12 @@ def check_torchrun(plan: Plan) -> None:
     if torchrun_rank() is None:
         return
     for trial in plan.all_trials:
-        if trial.run.resources.workers != int(os.environ["WORLD_SIZE"]):
+        need = trial.run.resources
+        if not need.least_workers <= int(os.environ["WORLD_SIZE"]) <= need.workers:
+            least = "" if need.min_workers is None else f", min_workers {need.min_workers}"
             raise ConfigError(
                 f"torchrun started {os.environ['WORLD_SIZE']} processes, but resources.workers of {trial.label} is "
-                f"{trial.run.resources.workers}; they must agree, as the batches depend on it"
+                f"{need.workers}{least}; they must agree, as each worker has its share of the batches"
             )
 
 

@@ -15,7 +15,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from cmray.cluster.resources import Admission, Capacity
+from cmray.cluster.places import ON_HEAD, Places, RemotePlaces, bundle_of, keep_places
+from cmray.cluster.resources import Capacity
 from cmray.cluster.train import MAX_FAILURES, train_ddp
 from cmray.cluster.work import (
     TrialSpec,
@@ -27,6 +28,7 @@ from cmray.cluster.work import (
     note_failure,
     run_trial,
 )
+from cmray.config.run import ResourcesConfig
 from cmray.core.errors import CmrayError
 
 
@@ -49,27 +51,32 @@ class Tuning:
         """Returns when each trial has a result.json or an error.txt, was asked to stop, or may not start any more."""
         if len(specs) == 1 and specs[0].config.resources.workers > 1:  # Tune would add nothing but its start-up
             if self._may_start():
-                _run_ddp(specs[0], data, self._scratch)
+                _run_alone(specs[0], data, self._scratch, self._capacity)
             return
         self._scratch.mkdir(parents=True, exist_ok=True)
         store = Path(tempfile.mkdtemp(prefix="tune-", dir=self._scratch))
+        places = keep_places([spec.config.resources for spec in specs], self._capacity, self._limit)
         try:
-            self._fit(specs, data, store)
+            self._fit(specs, data, store, places)
         finally:
+            places.close()
             shutil.rmtree(store, ignore_errors=True)
 
-    def _fit(self, specs: Sequence[TrialSpec], data: ray.ObjectRef, store: Path) -> None:
-        function = tune.with_parameters(_trial, specs=list(specs), data=[data], scratch=str(self._scratch))
-        sizes = {_reserved(spec) for spec in specs}
+    def _fit(self, specs: Sequence[TrialSpec], data: ray.ObjectRef, store: Path, places: Places) -> None:
+        remote = places if isinstance(places, RemotePlaces) else None
+        function = tune.with_parameters(
+            _trial, specs=list(specs), data=[data], scratch=str(self._scratch), places=[remote]
+        )
+        sizes = [_reserved(spec) for spec in specs]
         tuner = tune.Tuner(
-            tune.with_resources(function, lambda config: _bundle(specs[config["trial"]])),
+            tune.with_resources(function, lambda config: tune.PlacementGroupFactory([sizes[config["trial"]]])),
             tune_config=tune.TuneConfig(
-                search_alg=_Admitted(specs, Admission(self._capacity, self._limit), self._may_start),
+                search_alg=_Admitted(specs, places, self._capacity.where, self._may_start),
                 num_samples=len(specs),
                 # Tune starts so many processes side by side; else one, which short trials never wait for
                 max_concurrent_trials=min(self._limit or len(specs), len(specs)),
                 # Tune keeps an idle actor, and what it holds, which trials of another size would wait for
-                reuse_actors=len(sizes) == 1,
+                reuse_actors=all(size == sizes[0] for size in sizes),
             ),
             run_config=tune.RunConfig(
                 name="trials",
@@ -87,29 +94,31 @@ class Tuning:
 class _Admitted(Searcher):
     """Gives Tune the trials that have room now. What Tune calls a suggestion is the place of a trial in `specs`."""
 
-    def __init__(self, specs: Sequence[TrialSpec], admission: Admission, may_start: Callable[[], bool]):
+    def __init__(self, specs: Sequence[TrialSpec], places: Places, where: str, may_start: Callable[[], bool]):
         super().__init__()
         self._specs, self._needs = specs, [spec.config.resources for spec in specs]
-        self._admission, self._may_start = admission, may_start
+        self._places, self._where, self._may_start = places, where, may_start
         self._waiting = list(range(len(specs)))
-        self._running: dict[str, tuple[int, list[int]]] = {}
+        self._running: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not self._waiting or not self._may_start():
             return Searcher.FINISHED
+        refused: list[ResourcesConfig] = []
         for place in self._waiting:
-            nodes = self._admission.admit(self._needs[place])
-            if nodes is not None:
+            if self._needs[place] in refused:
+                continue
+            refused.append(self._needs[place])
+            if self._places.admit(self._specs[place].folder, self._needs[place]):
                 self._waiting.remove(place)
-                self._running[trial_id] = place, nodes
+                self._running[trial_id] = place
                 return {"trial": place}
         if not self._running:
-            raise CmrayError(f"there is no room for {self._specs[self._waiting[0]].name} on {self._admission.where}")
+            raise CmrayError(f"there is no room for {self._specs[self._waiting[0]].name} on {self._where}")
         return None  # Tune asks again
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        place, nodes = self._running.pop(trial_id)
-        self._admission.release(self._needs[place], nodes)
+        self._places.release(self._specs[self._running.pop(trial_id)].folder)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is to do is read from the trials' folders."""
@@ -135,27 +144,41 @@ class _Deaths(tune.Callback):
         log_line(Path(spec.folder), f"its process died; it is started again, see errors/{file.name}")
 
 
-def _reserved(spec: TrialSpec) -> tuple[float, float]:
-    """CPUs and GPUs of a trial's own process. Where it has several workers they are Ray Train's, and were admitted."""
+def _reserved(spec: TrialSpec) -> dict[str, float]:
+    """What a trial's own process takes. Where it has several workers they are Ray Train's, and were admitted."""
     need = spec.config.resources
-    return (0.01, 0.0) if need.workers > 1 else (need.cpus_per_worker, need.gpus_per_worker)
+    return ON_HEAD if need.workers > 1 else bundle_of(need)
 
 
-def _bundle(spec: TrialSpec) -> tune.PlacementGroupFactory:
-    cpus, gpus = _reserved(spec)
-    return tune.PlacementGroupFactory([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}])
+def _run_alone(spec: TrialSpec, data: ray.ObjectRef, scratch: Path, capacity: Capacity) -> None:
+    """A trial with several workers that nothing runs beside."""
+    need = spec.config.resources
+    places = keep_places([need], capacity, None) if need.min_workers is not None else None
+    try:
+        _run_ddp(spec, data, scratch, places)
+    finally:
+        if places is not None:
+            places.close()
 
 
-def _run_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path) -> None:
-    attempted(spec, lambda: train_ddp(spec, data, scratch))
+def _run_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path, places: Places | None) -> None:
+    attempted(spec, lambda: train_ddp(spec, data, scratch, places))
 
 
-def _trial(config: dict[str, Any], specs: list[TrialSpec], data: list[ray.ObjectRef], scratch: str) -> dict[str, Any]:
-    spec = specs[config["trial"]]
+def _trial(
+    config: dict[str, Any],
+    specs: list[TrialSpec],
+    data: list[ray.ObjectRef],
+    scratch: str,
+    places: list[RemotePlaces | None],
+) -> dict[str, Any]:
+    spec, keeper = specs[config["trial"]], places[0]
     resources = spec.config.resources
     if resources.workers > 1:
-        _run_ddp(spec, data[0], Path(scratch))
+        _run_ddp(spec, data[0], Path(scratch), keeper)
     else:
+        if keeper is not None:
+            keeper.stands(spec.folder, 0, 1, ray.get_runtime_context().get_node_id())
         session = TuneSession(torch.device("cuda" if resources.gpus_per_worker else "cpu"), Path(spec.folder))
         outcome = attempted(spec, lambda: run_trial(spec, ray.get(data[0]), session))
         if outcome is not None and moves(spec, outcome):

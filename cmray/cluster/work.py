@@ -64,29 +64,38 @@ class TuneSession:
 
 
 class TrainSession:
-    """One DDP worker under Ray Train."""
+    """One DDP worker under Ray Train.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        room: where a stop file asks it to make room for more workers, see `cmray.cluster.train`.
+    """
+
+    def __init__(self, folder: Path, room: Path) -> None:
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self._stop = StopFile(folder)
+        self._stop, self._room = StopFile(folder), StopFile(room)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing: the driver follows the trial's events, and a report would be a barrier for all workers."""
 
     def should_stop(self) -> bool:
-        return self._stop.asked() or node_is_leaving()
+        return self._stop.asked() or self._room.asked() or node_is_leaving()
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether it was asked to leave so that more workers can go on."""
+        return self._room.asked()
 
 
-def moves(spec: TrialSpec, outcome: TrainOutcome) -> bool:
-    """Whether a trial has left, with all its steps saved, only because its node is taken away. Its log.txt says so."""
+def moves(spec: TrialSpec, outcome: TrainOutcome, why: str = "its node is taken away") -> bool:
+    """Whether a trial has left, with all its steps saved, only to go on elsewhere. Its log.txt says so."""
     if outcome.status != "stopped" or (Path(spec.folder) / STOP).exists():
         return False
-    log_line(Path(spec.folder), f"its node is taken away; it saved step {outcome.step:,} and goes on elsewhere")
+    log_line(Path(spec.folder), f"{why}; it saved step {outcome.step:,} and goes on from there")
     return True
 
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cmray.config.fields import METRIC_HELP, Budgets, Metric
+from cmray.config.fields import METRIC_HELP, NOT_IDENTITY, Budgets, Metric
+from cmray.config.resources import ResourcesConfig as ResourcesConfig
 from cmray.core.errors import nearest
 from cmray.core.precond import Precond, make_precond
 from cmray.core.strict import Strict
@@ -16,9 +17,6 @@ from cmray.datasets import datasets
 from cmray.metrics.extractors import ExtractorConfig
 from cmray.nn import NetField
 from cmray.objectives import ObjectiveField
-
-#: marks a field that does not change what a run computes, so that it is left out of the content hash
-NOT_IDENTITY: Any = {"identity": False}
 
 
 class DataConfig(Strict):
@@ -202,21 +200,6 @@ class CurveConfig(Strict):
     def due(self, step: int, steps: int) -> bool:
         """Whether a run of `steps` steps draws a point after `step` of them, 1 <= step <= steps."""
         return step % self.every == 0 or step == steps
-
-
-class ResourcesConfig(Strict):
-    """What one trial takes. More than one worker trains with DDP under Ray Train."""
-
-    workers: int = Field(default=1, ge=1)
-    cpus_per_worker: float = Field(default=1, gt=0, json_schema_extra=NOT_IDENTITY)
-    gpus_per_worker: float = Field(default=0, ge=0, json_schema_extra=NOT_IDENTITY)
-    retries: int = Field(
-        default=0,
-        ge=0,
-        le=100,
-        description="how often a trial that failed is tried again, from its last checkpoint, in the same sweep",
-        json_schema_extra=NOT_IDENTITY,
-    )
 
 
 class RunConfig(Strict):

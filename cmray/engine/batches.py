@@ -1,4 +1,9 @@
-"""Which images a step sees: a function of (seed, step, rank, world size) and nothing else."""
+"""Which images a step sees: a function of (seed, step) and nothing else.
+
+A batch is cut into as many shares as the run has workers (`resources.workers`), each share into `train.accumulate`
+parts; a part's images, flips, noise, times and dropout follow from (seed, step, part). When fewer processes train than
+the run has workers, each takes several shares one after the other: the same parts are summed in another order.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,7 @@ from cmray.core.rng import numpy_generator, torch_generator
 from cmray.datasets import ImageDataset
 from cmray.datasets.shards import default_window, iterate
 from cmray.engine.session import Session
+from cmray.engine.shares import own_parts, own_shares
 from cmray.engine.stream import Rows, StreamBatches, StreamedDataset, StreamOrder
 
 #: what a run may train on: in memory (or mapped), or in its shards
@@ -83,6 +89,27 @@ class ArrayBatches:
         pass
 
 
+class SharedRows:
+    """Streams of several shares, for a process that trains in the place of several workers.
+
+    Each holds two windows in memory, as it would in a process of its own.
+
+    Args:
+        streams: by the number of the share.
+        accumulate: parts of a share.
+    """
+
+    def __init__(self, streams: dict[int, StreamBatches], accumulate: int):
+        self.streams, self.accumulate = streams, accumulate
+
+    def host(self, step: int, part: int, parts: int) -> Rows:
+        return self.streams[part // self.accumulate].host(step, part, parts)
+
+    def close(self) -> None:
+        for stream in self.streams.values():
+            stream.close()
+
+
 class Batches:
     """Batches as the objective takes them, flipped and made real on the training device.
 
@@ -93,7 +120,7 @@ class Batches:
         seed: of flips and dequantisation: functions of (seed, step, part).
         flip: mirror each image left to right with probability 1/2.
         dequantize: add uniform noise of one level, so that values fill [-1, 1) without gaps.
-        accumulate: parts that this worker takes of each batch.
+        mine: parts that this process takes of each batch, one after the other.
     """
 
     def __init__(
@@ -103,10 +130,10 @@ class Batches:
         device: torch.device,
         flip: bool = False,
         dequantize: bool = False,
-        accumulate: int = 1,
+        mine: range = range(1),
     ):
         self.rows, self.seed, self.device = rows, seed, device
-        self.flip, self.dequantize, self.accumulate = flip, dequantize, accumulate
+        self.flip, self.dequantize, self.mine = flip, dequantize, mine
         self._ahead = _DeviceAhead(rows, device) if device.type == "cuda" else None
 
     def batch(self, step: int, part: int, parts: int) -> tuple[Tensor, Tensor | None]:
@@ -115,8 +142,7 @@ class Batches:
             images, labels = self.rows.host(step, part, parts)
             pixels, label = torch.from_numpy(images), None if labels is None else torch.from_numpy(labels)
         else:
-            micro = part % self.accumulate
-            later = (step, part + 1, parts) if micro + 1 < self.accumulate else (step + 1, part - micro, parts)
+            later = (step, part + 1, parts) if part + 1 in self.mine else (step + 1, self.mine.start, parts)
             pixels, label = self._ahead.take((step, part, parts), later)
         if self.flip:
             generator = torch_generator(self.device, "flip", self.seed, step, part)
@@ -182,17 +208,22 @@ class _DeviceAhead:
 
 
 def open_batches(run: RunConfig, data: TrainingData, session: Session) -> Batches:
-    """The batches of one worker. Raises DataError when a dataset cannot be streamed to so many workers."""
-    train = run.train
+    """The batches of one process. Raises DataError when a dataset cannot be streamed to so many workers."""
+    train, shares = run.train, run.resources.workers
     rows: HostBatches
     if isinstance(data, StreamedDataset):
         window = run.data.shuffle_buffer or default_window(data.shape, len(data))
         cell = min(data.manifest.group_rows, max(1, window // 4))  # a window mixes several cells, however small it is
-        order = StreamOrder(data.manifest.blocks(), cell, run.seed, session.rank, session.world_size, window)
-        rows = StreamBatches(data, train.batch_size, order)
+        blocks = data.manifest.blocks()
+        orders = {
+            share: StreamOrder(blocks, cell, run.seed, share, shares, window)
+            for share in own_shares(shares, session.rank, session.world_size)
+        }
+        streams = {share: StreamBatches(data, train.batch_size, order) for share, order in orders.items()}
+        rows = SharedRows(streams, train.accumulate) if len(streams) > 1 else next(iter(streams.values()))
     else:
         rows = ArrayBatches(data, train.batch_size, run.seed)
-    return Batches(rows, run.seed, session.device, run.data.flip, run.data.dequantize, train.accumulate)
+    return Batches(rows, run.seed, session.device, run.data.flip, run.data.dequantize, own_parts(run, session))
 
 
 def all_images(data: TrainingData) -> Iterator[np.ndarray]:
@@ -204,20 +235,23 @@ def all_images(data: TrainingData) -> Iterator[np.ndarray]:
         yield data.images
 
 
-def resume_notes(batches: Batches, step: int, workers: int, session: Session) -> list[str]:
+def resume_notes(batches: Batches, step: int, shares: int) -> list[str]:
     """What a resumed run should know of its images: nothing for data in memory, which goes on where it was.
 
     Args:
-        workers: how many trained it before.
+        shares: in how many its batches were cut before.
     """
     rows = batches.rows
+    if isinstance(rows, SharedRows):
+        rows = next(iter(rows.streams.values()))  # all of them are at the same step
     if not isinstance(rows, StreamBatches):
         return []
-    epoch, window, offset = rows.order.locate(step * (rows.batch_size // session.world_size))
+    now = rows.order.world_size
+    epoch, window, offset = rows.order.locate(step * (rows.batch_size // now))
     place = f"streaming goes on in epoch {epoch + 1}, window {window + 1}"
-    if workers != session.world_size:
+    if shares != now:
         return [
-            f"{place}; {workers} workers trained it before and {session.world_size} do now, so this epoch is dealt out "
+            f"{place}; {shares} workers trained it before and {now} do now, so this epoch is dealt out "
             f"anew: some of its images may come twice and some not at all"
         ]
     return [f"{place}; the {offset:,} images of that window that were seen are read again, not trained on again"]

@@ -23,12 +23,17 @@ from cmray.engine.checkpoint import checkpoints, newest_checkpoint, save_checkpo
 from cmray.engine.curve import Curve, CurvePoints
 from cmray.engine.result import RESULT, write_result
 from cmray.engine.session import Session, from_rank0, gather, reduce_sum
+from cmray.engine.shares import note_workers, own_parts, own_shares
 from cmray.engine.spent import ATTEMPTS, CostMeter, note_attempt, repeated_seconds, with_repeated
 from cmray.engine.state import TrainState
 from cmray.engine.versions import git_revision, versions
 from cmray.objectives import Loss
 from cmray.tracking.events import EventLog, read_events
 from cmray.tracking.records import Event, Result
+
+#: steps after which ranks ask each other whether to stop, beside log points: a node that is taken away gives half a
+#: minute's notice
+AGREE_EVERY = 20
 
 
 class TrainingError(CmrayError):
@@ -60,11 +65,13 @@ def train(
     Raises:
         TrainingError: the loss is not finite.
         CheckpointError: the teacher cannot be read.
-        ValueError: the session has another number of processes than the run asks for.
+        ValueError: the session has another number of processes than the run allows.
     """
-    if session.world_size != run.resources.workers:
+    resources = run.resources
+    if not resources.least_workers <= session.world_size <= resources.workers:
+        least = "" if resources.min_workers is None else f" and min_workers {resources.min_workers}"
         raise ValueError(
-            f"{session.world_size} processes train a run whose resources.workers is {run.resources.workers}"
+            f"{session.world_size} processes train a run whose resources.workers is {resources.workers}{least}"
         )
     saved = folder / "checkpoints"
     found = None
@@ -81,10 +88,11 @@ def train(
     if session.rank == 0:
         note_attempt(folder, state.step)
         log.truncate_after(state.step)
+        note_workers(run, session, state.step, log, warn)
     points = _points(state, data, log) if session.rank == 0 else None
     with closing(open_batches(run, data, session)) as batches, closing(points) if points else nullcontext():
         if found is not None and session.rank == 0:
-            for note in resume_notes(batches, state.step, found[0].run.resources.workers, session):  # type: ignore[index]
+            for note in resume_notes(batches, state.step, found[0].run.resources.workers):  # type: ignore[index]
                 warn(note)
         if found is not None and points is not None:
             _resume_point(points, state, log)
@@ -161,7 +169,8 @@ class _Loop:
 
     def __init__(self, run: RunConfig, state: TrainState, batches: Batches, session: Session, log: EventLog):
         self.run, self.state, self.batches, self.session, self.log = run, state, batches, session, log
-        self._parts = session.world_size * run.train.accumulate
+        self._parts = run.resources.workers * run.train.accumulate
+        self._mine = own_parts(run, session)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=session.device)  # of mean losses since the last log
         self._seen: list[Loss] = []
         self._since, self._waited = 0, 0.0
@@ -171,14 +180,12 @@ class _Loop:
     def one_step(self) -> None:
         run, state, session = self.run, self.state, self.session
         state.student.params.grad.zero_()  # type: ignore[union-attr]
-        for micro in range(run.train.accumulate):
-            # part r a + m of the batch: w workers with a parts each draw the same noise as one worker with w a parts
-            part = session.rank * run.train.accumulate + micro
+        for part in self._mine:  # whoever takes it, a part has the same images and the same noise
             asked = time.perf_counter()
             x0, label = self.batches.batch(state.step, part, self._parts)
             self._waited += time.perf_counter() - asked
             generator = torch_generator(session.device, "train", run.seed, state.step, part)
-            state.exchange_on(micro == run.train.accumulate - 1)
+            state.exchange_on(part == self._mine[-1])
             state.begin(part)
             loss = state.objective.loss(state.roles, x0, state.labels(label), state.step, generator)
             mean = loss.mean() / self._parts
@@ -198,7 +205,9 @@ class _Loop:
             return
         bins = torch.cat([loss.draw.bin for loss in seen])  # type: ignore[union-attr, arg-type]
         losses = torch.cat([loss.loss.detach() for loss in seen])
-        times.observe(gather(bins, self.session), gather(losses, self.session))
+        shares, size = self.run.resources.workers, self.run.train.batch_size // self.run.resources.workers
+        sizes = [size * len(own_shares(shares, r, self.session.world_size)) for r in range(self.session.world_size)]
+        times.observe(gather(bins, self.session, sizes), gather(losses, self.session, sizes))
 
     def _log(self, grad_norm: torch.Tensor) -> None:
         state, session = self.state, self.session
@@ -230,10 +239,10 @@ class _Loop:
             )
 
     def agreed_stop(self) -> bool:
-        """Whether any rank was asked to stop. Ranks ask each other at log points only, so that none waits in vain."""
+        """Whether any rank was asked to stop. Ranks ask each other after the same steps, so that none waits in vain."""
         if self.session.world_size == 1:
             return self.session.should_stop()
-        if self._since:
+        if self._since and self.state.step % AGREE_EVERY:
             return False
         flag = torch.tensor(float(self.session.should_stop()), device=self.session.device)
         return bool(reduce_sum(flag, self.session) > 0)

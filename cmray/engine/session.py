@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -114,13 +114,15 @@ def reduce_sum(values: torch.Tensor, session: Session) -> torch.Tensor:
     return values
 
 
-def gather(values: torch.Tensor, session: Session) -> torch.Tensor:
-    """The values of all ranks one after the other; each rank has the same number."""
+def gather(values: torch.Tensor, session: Session, sizes: Sequence[int]) -> torch.Tensor:
+    """The values [sizes[rank]] of all ranks one after the other."""
     if session.world_size == 1:
         return values
-    out = [torch.empty_like(values) for _ in range(session.world_size)]
-    dist.all_gather(out, values.contiguous())
-    return torch.cat(out)
+    own = values.new_zeros(max(sizes))  # backends gather equal sizes only
+    own[: len(values)] = values
+    out = [torch.empty_like(own) for _ in sizes]
+    dist.all_gather(out, own)
+    return torch.cat([each[:size] for each, size in zip(out, sizes, strict=True)])
 
 
 def from_rank0(value: object, session: Session) -> object:

@@ -51,8 +51,8 @@ class ExperimentFrames:
         workers; attempt, from 1; trained_in_features_of, the extractor that is also its distance's network, or None;
         failure, the last line of its error, or None; folder; and `config.` columns with every field of its resolved
         configuration, such as config.objective.num_sigmas (lists are tuples, missing values null).
-    curves: a row per logged value. trial; label; kind, train or curve; step; images; metric, such as loss, lr,
-        images_per_second, or fd/digits; nfe, network evaluations per sample, <NA> where kind is train; value;
+    curves: a row per logged value. trial; label; kind, train, curve or workers; step; images; metric, such as loss, lr,
+        images_per_second, or fd/digits; nfe, network evaluations per sample, <NA> but for curves; value;
         time, UTC.
     evaluations: a row per reported number. trial; label; metric; nfe; value, of several blocks of seeds the mean; low
         and high, the 95% interval; error, standard error; spread, standard deviation over blocks of seeds; better,

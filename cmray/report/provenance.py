@@ -65,6 +65,15 @@ def _revision(git: str | None) -> str:
     return f"{revision[:_HASH]}{plus}{changes}"
 
 
+def _workers(trial: TrialRecord) -> str:
+    """How many trained it; of a run that changed their number, from which step on: `4, 2 from step 300`."""
+    changes = [event for event in trial.events if event.kind == "workers"]
+    if len(changes) < 2:
+        return str(trial.result.world_size) if trial.result else ""
+    first, *later = [(int(event.metrics["workers"]), event.step) for event in changes]
+    return ", ".join([str(first[0]), *(f"{count} from step {step:,}" for count, step in later)])
+
+
 def _model(trial: TrialRecord) -> dict[str, str]:
     data = trial.config.get("data") or {}
     result = trial.result
@@ -75,6 +84,6 @@ def _model(trial: TrialRecord) -> dict[str, str]:
         "data digest": str(data.get("digest") or "")[:_HASH],
         "weights sha256": result.weights_sha256[:_HASH] if result else "",
         "git revision": _revision(result.git) if result else "",
-        "workers": str(result.world_size) if result else "",
+        "workers": _workers(trial),
         "attempt": str(trial.attempt) if trial.attempt > 1 else "",
     }

@@ -28,9 +28,10 @@ class Record(BaseModel):
 
 
 class Event(Record):
-    """Metrics at a step. `kind` is "train" (loss, N, mu, lr, images per second) or "curve" (fd/... by nfe)."""
+    """Metrics at a step. `kind` is "train" (loss, N, mu, lr, images per second), "curve" (fd/... by nfe) or "workers"
+    (how many train from here on, of a run that may change their number)."""
 
-    kind: Literal["train", "curve"]
+    kind: Literal["train", "curve", "workers"]
     step: int
     nimg: int
     time: float  # seconds since the epoch, UTC

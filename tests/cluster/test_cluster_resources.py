@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmray.cluster.connect import check_room, free_memory, local_capacity
+from cmray.cluster.places import FRESH, Places
 from cmray.cluster.resources import (
     DATA_CPUS,
     Admission,
@@ -89,6 +90,51 @@ def test_small_trials_fill_the_tightest_node():
     admission = Admission(capacity)
     assert admission.admit(ResourcesConfig()) == [0]
     assert admission.admit(ResourcesConfig(cpus_per_worker=3)) == [1]
+
+
+def test_an_elastic_trial_takes_what_there_is_and_is_of_use():
+    need = ResourcesConfig(workers=8, min_workers=2)
+    admission = Admission(Capacity(4, 0, "", ((2.0, 0.0), (2.0, 0.0))))
+    admission.update({"a": (4.0, 0.0), "b": (3.0, 0.0)})
+    nodes = admission.admit(need)
+    assert nodes is not None
+    assert nodes == ["a", "a", "a", "b"], "of six places four, as five and six are no faster"
+    assert admission.admit(ResourcesConfig(workers=2)) is not None, "which leaves two to others"
+    assert admission.admit(need) is None
+    assert admission.room(need, nodes) == 4
+    admission.update({"a": (4.0, 0.0)})
+    assert admission.room(need, nodes) == 3
+    admission.update({"a": (2.0, 0.0)})
+    assert admission.room(need, nodes) == 0, "one is too few"
+    admission.release(need, nodes)
+    admission.update({"a": (4.0, 0.0), "c": (9.0, 0.0)})
+    assert len(admission.admit(need) or []) == 8
+    with pytest.raises(ConfigError, match=r"x: resources.min_workers 2 x cpus_per_worker 3 needs 6 cpus"):
+        check_fits(ResourcesConfig(workers=8, min_workers=2, cpus_per_worker=3), Capacity(4, 0, "it"), "x")
+    check_fits(need, Capacity(3, 0, "it"), "x")
+
+
+def test_places_are_where_the_workers_say_they_are():
+    """Ray put both workers on the large node, so a wide worker finds the small ones free."""
+    nodes = {"a": (5.0, 0.0), "b": (2.0, 0.0), "c": (2.0, 0.0)}
+    places = Places(Admission(Capacity(9, 0, "")), lambda: nodes)
+    two, wide = ResourcesConfig(workers=2), ResourcesConfig(workers=2, cpus_per_worker=2)
+    assert places.admit("two", two)
+    assert places.admit("wide", wide)
+    assert not places.admit("more", wide)
+    places.stands("two", 1, 2, "a")
+    places.stands("two", 0, 2, "a")
+    assert places.admit("more", ResourcesConfig(cpus_per_worker=2))
+    places.release("two")
+    places.release("two")
+    places.stands("two", 0, 2, "b")  # a late word of a trial that has ended
+    elastic = ResourcesConfig(workers=4, min_workers=1)
+    assert places.again("e", elastic) == 2 == places.room("e")
+    places.release("more")
+    assert places.room("e") == 4
+    del nodes["a"]
+    places._looked = -FRESH
+    assert places.again("e", elastic) == 1
 
 
 @given(runs, st.integers(1, 12), capacities)

@@ -50,6 +50,7 @@ NOT_IDENTITY = {
     "net.activation_checkpointing": "only what is computed twice: no bit changes",
     "resources.cpus_per_worker": "only how fast",
     "resources.gpus_per_worker": "only how fast",
+    "resources.min_workers": "only who takes which part of a batch",
     "resources.retries": "only how often it is tried",
 }
 
@@ -120,6 +121,7 @@ OTHER: dict[str, Any] = {
     "teacher.overrides": {"teacher.overrides": {"seed": 2}},
     "curve.nfe": {"curve.nfe": [1, 2]},
     "resources.workers": {"resources.workers": 2},
+    "resources.min_workers": {"resources.min_workers": 1},
     "train.batch_size": {"train.batch_size": 16},
     "train.ema": {"train.ema": [0.9]},
     "train.optimizer.betas": {"train.optimizer.betas": [0.5, 0.9]},

@@ -61,6 +61,8 @@ def files(folder: Path) -> dict[str, str]:
 CHANGES_ANY = {"train.batch_size": 16, "train.steps": 6, "train.log_every": 1}
 CHANGES = {**CHANGES_ANY, "objective.num_sigmas": 9}
 LEARNED = {"name": "ct", "num_sigmas": 3, "times": {"name": "loss-second-moment", "history": 2}}
+#: of which two processes take one and two shares
+THREE = {"train.batch_size": 12, "resources.workers": 3, "resources.min_workers": 1}
 CONTINUOUS = {"name": "cd-continuous", "theta_minus": "student"}
 
 
@@ -85,6 +87,8 @@ def two_ranks(tmp_path_factory) -> Path:
                 job(small({**cd, **two, "net.class_conditional": False}), out / "cd", teacher),
                 job(small({**learned, **any_two}), out / "learned"),
                 job(small({**continuous, **any_two}), out / "cd continuous", teacher),
+                job(small({**CHANGES, **THREE}), out / "two of three"),
+                job(small({"objective": LEARNED, **CHANGES_ANY, **THREE}), out / "learned, two of three"),
                 job(small(two), out, what="params", name="ct"),
                 job(small(two, curve={"every": 2, "num_samples": 8}), out / "parts", stop={"rank": 1, "calls": 3}),
                 job(small(two, curve={"every": 2, "num_samples": 8}), out / "parts"),
@@ -143,6 +147,22 @@ def test_two_ranks_of_two_parts_equal_four_parts_up_to_the_order_of_the_sum(two_
     one, two = (load_file(checkpoint(f) / "student.safetensors") for f in (tmp_path, two_ranks / "ct accumulate"))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) <= 1e-6
     assert read_checkpoint_facts(checkpoint(two_ranks / "ct accumulate")).nimg == 96
+
+
+@pytest.mark.parametrize("what", ["ct", "learned"])
+def test_two_ranks_in_the_place_of_three_learn_what_one_process_learns(two_ranks, tmp_path, what):
+    """One rank has two of the three shares. Only the order of the sum differs, so losses agree to rounding."""
+    changes = {**CHANGES, **THREE} if what == "ct" else {"objective": LEARNED, **CHANGES_ANY, **THREE}
+    go(small(changes), tmp_path)
+    there = two_ranks / ("two of three" if what == "ct" else "learned, two of three")
+    one, two = ([e for e in read_events(f / "events.jsonl") if e.kind == "train"] for f in (tmp_path, there))
+    assert [e.metrics["loss"] for e in one] == pytest.approx([e.metrics["loss"] for e in two], rel=1e-6)
+    assert len(one) == 6
+    ours, theirs = (load_file(checkpoint(f) / "student.safetensors") for f in (tmp_path, there))
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-6
+    if what == "learned":
+        counts = [load_file(checkpoint(f) / "objective.safetensors")["counts"] for f in (tmp_path, there)]
+        assert torch.equal(*counts), "the losses of all ranks, in the order of the parts"
 
 
 def test_the_cost_of_all_ranks_is_added_up(two_ranks):

@@ -439,7 +439,7 @@ def test_batches_that_are_fetched_ahead_to_a_gpu_are_those_of_the_cpu(prepared, 
     for device in (CPU, torch.device("cuda:0")):
         order = StreamOrder(data.manifest.blocks(), CELL, 0, 0, 1, 300)
         rows = ArrayBatches(digits(), 64, 0) if kind == "array" else StreamBatches(data, 64, order)
-        sides.append(Batches(rows, 0, device, accumulate=accumulate))
+        sides.append(Batches(rows, 0, device, mine=range(accumulate)))
     for step in (0, 1, 2, 7, 8, 3):  # in order, with a jump ahead and one back
         for part in range(accumulate):
             (x0, label), (moved, moved_label) = (side.batch(step, part, accumulate) for side in sides)

@@ -34,7 +34,7 @@ STORE = 128 * 2**20
 
 class Nodes:
     def __init__(self, port: int):
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "port": port}
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "gcs_server_port": port}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes: list[Any] = []
         self.before: set[str] = set()

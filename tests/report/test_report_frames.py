@@ -13,6 +13,7 @@ from report_factory import curve, evaluation, experiment, figure_three, search, 
 import cmray
 from cmray.core.errors import CmrayError
 from cmray.report.frames import frames
+from cmray.report.provenance import models
 from cmray.tracking.records import Event
 
 NAMES = ("trials", "curves", "evaluations", "searches")
@@ -192,3 +193,12 @@ def test_importing_cmray_is_quick_and_loading_takes_no_torch(tmp_path):
     assert len(first.split()) == 1, f"import cmray imports {first}"
     assert float(first) < 0.5
     assert second == "", f"load_experiment imports {second}"
+
+
+def test_a_run_that_changed_its_number_of_workers_says_when():
+    def event(step: int, workers: int) -> Event:
+        return Event(kind="workers", step=step, nimg=step, time=0.0, metrics={"workers": workers})
+
+    grown = trial("grown", events=[event(0, 4), event(300, 2), event(5200, 4)])
+    steady = trial("steady", events=[event(0, 1)])
+    assert models(experiment(grown, steady))["workers"].tolist() == ["4, 2 from step 300, 4 from step 5,200", "1"]
