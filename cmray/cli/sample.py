@@ -40,9 +40,9 @@ def sample(
     if nfe is not None and levels and nfe != len(levels):
         raise typer.BadParameter(f"--times gives {len(levels)} noise levels, but --nfe is {nfe}; leave one of them out")
     named = sampler_named(sampler_name, nfe is not None or levels is not None)
-    from cmray.cli.places import find_run
     from cmray.core.errors import CmrayError
     from cmray.engine.session import default_device
+    from cmray.tracking.places import find_run
 
     kind = out.suffix.lower()
     if kind not in (".png", ".npz", ""):

@@ -199,7 +199,7 @@ def load_model(folder: Path, device: torch.device, weights: str | None = None) -
     """
     facts = read_checkpoint_facts(folder)
     run = facts.run
-    file = _weights_file(facts, weights, folder)
+    file = weights_file(facts, weights, folder)
     net = run.net.build(facts.shape, facts.num_classes)
     tensors = load_part(folder, file, facts.files[file])
     try:
@@ -215,7 +215,8 @@ def load_model(folder: Path, device: torch.device, weights: str | None = None) -
     )
 
 
-def _weights_file(facts: CheckpointFacts, weights: str | None, folder: Path) -> str:
+def weights_file(facts: CheckpointFacts, weights: str | None, folder: Path) -> str:
+    """The part of a checkpoint that holds "student" or "ema RATE", or the first EMA. Raises CheckpointError."""
     if weights is None:
         return facts.weights_file
     known = {"student": "student.safetensors", **{f"ema {r}": ema_file(r) for r in facts.run.train.ema}}

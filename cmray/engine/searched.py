@@ -1,0 +1,113 @@
+"""The best sampling times that were searched for a model, from its records on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cmray.config.identity import content_hash
+from cmray.core.errors import CmrayError
+from cmray.engine.candidates import read_search
+from cmray.tracking.records import Evaluation, Provenance, Search
+
+#: what may differ between values that are compared: how the model was sampled
+_OWN = {"weights", "weights_sha256", "sampler", "nfe", "times", "searched"}
+
+
+@dataclass(frozen=True)
+class SearchedTimes:
+    """Noise levels that a search ended in, and what they were found to be worth.
+
+    Args:
+        times: descending, the first is sigma_max.
+        value: of `metric` over `n` samples: as reported on seeds of its own, else (`reported` is false, where the
+            command was stopped before) on those of the search.
+    """
+
+    nfe: int
+    times: tuple[float, ...]
+    metric: str
+    value: float
+    n: int
+    reported: bool
+
+
+def searched_times(trial: Path, weights_sha256: str) -> dict[int, SearchedTimes]:
+    """By budget, the best times that were searched for these weights; empty where none were.
+
+    Values compare only where everything but the times agrees. Of several ways to measure, the one with reported values
+    counts, then the one with the most samples, then the newest.
+
+    Raises:
+        StorageError: a record of a search is damaged.
+    """
+    searches = [read_search(path) for path in sorted((trial / "searches").glob("*.json"))]
+    searches = [s for s in searches if s.provenance.weights_sha256 == weights_sha256]
+    if not searches:
+        return {}
+    reported = {
+        tuple(e.provenance.times): e
+        for e in sorted(_evaluations(trial), key=lambda e: (e.provenance.n, e.time))
+        if e.provenance.searched and e.provenance.weights_sha256 == weights_sha256
+    }
+    return {
+        nfe: _best([(s, reported.get(tuple(s.times))) for s in searches if s.nfe == nfe])
+        for nfe in sorted({s.nfe for s in searches})
+    }
+
+
+def times_of(trial: Path, name: str, weights: str, weights_sha256: str, nfe: int | None) -> tuple[float, ...]:
+    """The searched times at a budget; at the only one that was searched where `nfe` is None.
+
+    Args:
+        name: the model's, for messages.
+
+    Raises:
+        CmrayError: none were searched at this budget, or at several and none is chosen.
+    """
+    known = searched_times(trial, weights_sha256)
+    there = ", ".join(map(str, known))
+    search = f"`cmray search {name} --nfe {nfe or 2}` searches them"
+    if not known:
+        raise CmrayError(f"no times were searched for {name} ({weights}); {search}")
+    if nfe is None and len(known) > 1:
+        raise CmrayError(f"times of {there} network evaluations were searched for {name}; choose with nfe")
+    chosen = next(iter(known)) if nfe is None else nfe
+    if chosen not in known:
+        raise CmrayError(f"no times of {nfe} network evaluations were searched for {name}, of {there} only; {search}")
+    return known[chosen].times
+
+
+def _evaluations(trial: Path) -> list[Evaluation]:
+    found = []
+    for path in sorted((trial / "evaluations").glob("*.json")):
+        try:
+            found.append(Evaluation.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError):  # reports and `cmray evaluate` tell of it
+            continue
+    return found
+
+
+def _best(found: Sequence[tuple[Search, Evaluation | None]]) -> SearchedTimes:
+    """The lowest value among those that were measured alike."""
+
+    def ways(search: Search, number: Evaluation | None) -> tuple[bool, int, str]:
+        p = number.provenance if number else search.provenance
+        return number is not None, p.n, _protocol(p)
+
+    newest: dict[tuple[bool, int, str], float] = {}
+    for search, number in found:
+        way = ways(search, number)
+        newest[way] = max(newest.get(way, 0.0), search.time)
+    chosen = max(newest, key=lambda way: (*way[:2], newest[way]))
+    alike = [(number.value if number else s.value, s, number) for s, number in found if ways(s, number) == chosen]
+    value, search, number = min(alike, key=lambda one: one[0])
+    p = number.provenance if number else search.provenance
+    return SearchedTimes(search.nfe, tuple(search.times), p.metric, value, p.n, number is not None)
+
+
+def _protocol(p: Provenance) -> str:
+    return content_hash(p.model_dump(mode="json", exclude=_OWN))
