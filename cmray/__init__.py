@@ -48,7 +48,7 @@ def load(
     from pathlib import Path
 
     from cmray.core.storage import default_storage
-    from cmray.engine.trained import open_trained
+    from cmray.engine.opened import open_trained
     from cmray.tracking.places import find_run
 
     place = default_storage() if storage is None else Path(storage).expanduser().absolute()

@@ -1,18 +1,26 @@
-"""The best sampling times that were searched for a model, from its records on disk."""
+"""How a model is sampled: what is asked for, and the best times that were searched, from its records on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
 from cmray.config.identity import content_hash
 from cmray.core.errors import CmrayError
 from cmray.engine.candidates import read_search
+from cmray.engine.model import SamplerName, make_sampler
+from cmray.engine.results import Subject
+from cmray.samplers import Sampler
 from cmray.tracking.records import Evaluation, Provenance, Search
 
+#: noise levels, descending; "searched" takes the best that were recorded for the model
+Times = Sequence[float] | Literal["searched"]
+#: network evaluations of a teacher's sample unless a call says: 18 Heun steps
+TEACHER_NFE = 35
 #: what may differ between values that are compared: how the model was sampled
 _OWN = {"weights", "weights_sha256", "sampler", "nfe", "times", "searched"}
 
@@ -59,26 +67,52 @@ def searched_times(trial: Path, weights_sha256: str) -> dict[int, SearchedTimes]
     }
 
 
-def times_of(trial: Path, name: str, weights: str, weights_sha256: str, nfe: int | None) -> tuple[float, ...]:
-    """The searched times at a budget; at the only one that was searched where `nfe` is None.
-
-    Args:
-        name: the model's, for messages.
+def times_of(who: Subject, nfe: int | None) -> tuple[float, ...]:
+    """The searched times of a model at a budget; at the only one that was searched where `nfe` is None.
 
     Raises:
-        CmrayError: none were searched at this budget, or at several and none is chosen.
+        CmrayError: it has no times, none were searched at this budget, or at several and none is chosen.
+        StorageError: a record of a search is damaged.
     """
-    known = searched_times(trial, weights_sha256)
+    name = name_of(who)
+    if who.kind != "consistency":
+        raise CmrayError(f"times are searched for consistency models; {name} is a {who.kind} model, use nfe")
+    known = searched_times(who.folder, who.weights_sha256)
     there = ", ".join(map(str, known))
     search = f"`cmray search {name} --nfe {nfe or 2}` searches them"
     if not known:
-        raise CmrayError(f"no times were searched for {name} ({weights}); {search}")
+        raise CmrayError(f"no times were searched for {name} ({who.weights}); {search}")
     if nfe is None and len(known) > 1:
-        raise CmrayError(f"times of {there} network evaluations were searched for {name}; choose with nfe")
+        raise CmrayError(f"times of {there} network evaluations were searched for {name}; choose one with nfe")
     chosen = next(iter(known)) if nfe is None else nfe
     if chosen not in known:
-        raise CmrayError(f"no times of {nfe} network evaluations were searched for {name}, of {there} only; {search}")
+        raise CmrayError(f"no times of {nfe} network evaluations were searched for {name}, only of {there}; {search}")
     return known[chosen].times
+
+
+def sampler_for(
+    who: Subject, nfe: int | None = None, times: Times | None = None, name: SamplerName | None = None
+) -> Sampler:
+    """The sampler that a model is used with; arguments as in `TrainedModel.sample`. No weights are loaded.
+
+    Raises:
+        CmrayError: what does not fit the model or one another.
+        StorageError: a record of a search is damaged.
+    """
+    if isinstance(times, str):
+        if times != "searched":
+            raise CmrayError(f"times is '{times}'; give noise levels, descending, or 'searched'")
+        times = times_of(who, nfe)
+    if times is not None:
+        return make_sampler(who.run, len(times) if nfe is None else nfe, times, name)
+    usual = TEACHER_NFE if who.kind == "denoiser" else who.run.objective.own_nfe or 1
+    return make_sampler(who.run, usual if nfe is None else nfe, None, name)
+
+
+def name_of(who: Subject) -> str:
+    """EXPERIMENT/TRIAL; of a bare checkpoint its folder."""
+    bare = who.folder == who.checkpoint
+    return str(who.checkpoint) if bare else f"{who.folder.parent.name}/{who.folder.name}"
 
 
 def _evaluations(trial: Path) -> list[Evaluation]:

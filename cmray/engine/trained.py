@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cmray.config.checkpoint_facts import read_checkpoint_facts
 from cmray.config.run import RunConfig
 from cmray.core.errors import CmrayError
 from cmray.core.precond import to_pixels
-from cmray.engine.model import Model, SamplerName, load_model, make_sampler, weights_file
-from cmray.engine.searched import SearchedTimes, searched_times, times_of
-from cmray.engine.session import default_device
+from cmray.engine.model import SAMPLE_BLOCK, Model, SamplerName
+from cmray.engine.results import Subject
+from cmray.engine.searched import SearchedTimes, Times, name_of, sampler_for, searched_times
 from cmray.objectives import Kind
-from cmray.samplers import Sampler
-
-#: noise levels, descending; "searched" takes the best that were recorded for the model
-Times = Sequence[float] | Literal["searched"]
-#: network evaluations of a teacher's sample unless a call says: 18 Heun steps
-TEACHER_NFE = 35
-#: bytes of networks that `open_trained` keeps
-KEPT_NETWORKS = 1 << 30
+from cmray.samplers import Moment, Sampler
 
 
 class TrainedModel:
@@ -47,7 +36,7 @@ class TrainedModel:
 
     def __init__(self, model: Model, folder: Path, checkpoint: Path):
         self.model = model
-        self.folder, self.checkpoint = folder, checkpoint
+        self.subject = Subject(folder, checkpoint, model.run, model.weights, model.weights_sha256)
 
     def __repr__(self) -> str:
         channels, height, width = self.shape
@@ -60,19 +49,17 @@ class TrainedModel:
     @property
     def name(self) -> str:
         """EXPERIMENT/TRIAL; of a bare checkpoint its folder."""
-        if self.folder == self.checkpoint:
-            return str(self.checkpoint)
-        return f"{self.folder.parent.name}/{self.folder.name}"
+        return name_of(self.subject)
 
     @property
     def run(self) -> RunConfig:
         """The resolved config that it was trained with."""
-        return self.model.run
+        return self.subject.run
 
     @property
     def kind(self) -> Kind:
         """How it is sampled: "consistency", "denoiser" (a teacher), or "few-step" (distilled to a number of steps)."""
-        return self.run.objective.kind
+        return self.subject.kind
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -110,7 +97,7 @@ class TrainedModel:
 
     def searched(self) -> dict[int, SearchedTimes]:
         """By network evaluations, the best times that are recorded for these weights. Raises StorageError."""
-        return searched_times(self.folder, self.weights_sha256)
+        return searched_times(self.subject.folder, self.weights_sha256)
 
     # what it does
 
@@ -122,14 +109,7 @@ class TrainedModel:
         Raises:
             CmrayError: what does not fit the model or one another.
         """
-        if times == "searched":
-            times = times_of(self.folder, self.name, self.weights, self.weights_sha256, nfe)
-        elif isinstance(times, str):
-            raise CmrayError(f"times is '{times}'; give noise levels, descending, or 'searched'")
-        if times is not None:
-            return make_sampler(self.run, len(times) if nfe is None else nfe, times, sampler)
-        usual = TEACHER_NFE if self.kind == "denoiser" else self.run.objective.own_nfe or 1
-        return make_sampler(self.run, usual if nfe is None else nfe, None, sampler)
+        return sampler_for(self.subject, nfe, times, sampler)
 
     def sample(
         self,
@@ -141,7 +121,7 @@ class TrainedModel:
         seed: int | Sequence[int] = 0,
         sampler: SamplerName | None = None,
         uint8: bool = False,
-        block: int = 64,
+        block: int = SAMPLE_BLOCK,
     ) -> Tensor:
         """Images, on the CPU: float32 [n,C,H,W] in [-1, 1], or uint8 in [0, 255].
 
@@ -167,6 +147,33 @@ class TrainedModel:
             raise CmrayError(f"block is {block}; at least 1 image goes through the network")
         images = self.model.images(how, seeds, self.labels(n, labels), block).clamp_(-1, 1)
         return to_pixels(images) if uint8 else images
+
+    def trajectory(
+        self,
+        n: int = 1,
+        *,
+        nfe: int | None = None,
+        times: Times | None = None,
+        labels: int | Sequence[int] | None = None,
+        seed: int | Sequence[int] = 0,
+        sampler: SamplerName | None = None,
+    ) -> tuple[list[Moment], Tensor]:
+        """The way to the images that `sample` gives with these arguments, and the images, not clipped.
+
+        Args:
+            n: 1 to 64; the others as in `sample`.
+
+        Returns:
+            A Moment (sigma, noisy, said) for each step: the noise level, x [n,C,H,W] at it (an image plus sigma times
+            unit noise), and the network's answer [n,C,H,W]; then the images [n,C,H,W]. On the CPU.
+
+        Raises:
+            CmrayError: an argument that is out of range or does not fit the model.
+        """
+        if n > SAMPLE_BLOCK:
+            raise CmrayError(f"n is {n}; a trajectory is of {SAMPLE_BLOCK} images at most")
+        seeds = self.seeds(n, seed)
+        return self.model.trajectory(self.sampler(nfe, times, sampler), seeds, self.labels(n, labels))
 
     @torch.no_grad()
     def denoise(self, x: Tensor, sigma: float | Tensor, labels: int | Sequence[int] | None = None) -> Tensor:
@@ -231,51 +238,3 @@ class TrainedModel:
         if not given or not all(0 <= label < self.num_classes for label in given):
             raise CmrayError(f"labels are 0 to {self.num_classes - 1}, found {given}")
         return torch.tensor(list(itertools.islice(itertools.cycle(given), n)), dtype=torch.int64)
-
-
-_kept: OrderedDict[tuple[str, str, str], TrainedModel] = OrderedDict()
-_lock = threading.Lock()
-
-
-def open_trained(
-    checkpoint: Path, folder: Path, device: torch.device | str | None = None, weights: str | None = None
-) -> TrainedModel:
-    """The model of a checkpoint, the same object for the same weights; safe to call from several threads.
-
-    The networks used last are kept, up to 1 GiB.
-
-    Args:
-        folder: of its trial, or the checkpoint itself.
-        device: "cpu", "cuda", "cuda:1"; by default a GPU where there is one.
-        weights: "student" or "ema RATE"; by default the first EMA.
-
-    Raises:
-        CheckpointError: the checkpoint is missing, damaged, or has no such weights.
-        CmrayError: a device that is not here.
-    """
-    place = _device(device)
-    facts = read_checkpoint_facts(checkpoint)
-    digest = facts.files[weights_file(facts, weights, checkpoint)]
-    key = (str(checkpoint.absolute()), digest, str(place))
-    with _lock:
-        found = _kept.pop(key, None) or TrainedModel(load_model(checkpoint, place, weights), folder, checkpoint)
-        _kept[key] = found
-        while len(_kept) > 1 and sum(map(_nbytes, _kept.values())) > KEPT_NETWORKS:
-            _kept.popitem(last=False)
-    return found
-
-
-def _nbytes(model: TrainedModel) -> int:
-    net = model.model.net
-    return sum(tensor.nbytes for tensor in itertools.chain(net.parameters(), net.buffers()))
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return default_device()
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise CmrayError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from None
-    return place
