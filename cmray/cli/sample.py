@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmray.cli.console import errors, print_json, say
-from cmray.cli.measuring import Parallel, subject_of, working
+from cmray.cli.measuring import Actors, subject_of, working
 from cmray.cli.options import (
     DEFAULT_STORAGE,
     Address,
@@ -79,7 +79,7 @@ def sample(
             show_default=False,
         ),
     ] = None,
-    parallel: Parallel = 1,
+    parallel: Actors = 1,
     address: Address = None,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
@@ -194,7 +194,7 @@ def _place(drawing: Drawing, parallel: int, address: str | None, progress: Any) 
     if parallel > 1 and address is None and drawing.count < RAY_FROM:
         progress.message(f"Fewer than {RAY_FROM:,} images: this process draws them")
     elif parallel > 1 or address is not None:
-        return working(parallel, address)
+        return working(parallel, address, threads=False)  # small networks leave Python's lock to nobody
     from cmray.engine.evaluator import InlinePool
     from cmray.engine.session import default_device
 
