@@ -258,7 +258,7 @@ def test_a_model_that_diverged_is_said_and_leaves_nothing(models, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_command_goes_on_where_it_was(models, tmp_path, stop):
     """What is there is not drawn again, and the images are those of a command that nobody stopped."""
     slow = ("--storage", models.storage, "--num", 1000, "--nfe", 401)
@@ -267,7 +267,7 @@ def test_a_stopped_command_goes_on_where_it_was(models, tmp_path, stop):
         running.until(lambda: len(list(parts.glob("[0-9]*.npy"))) >= 3, "three parts")
         running.process.send_signal(stop)
         ran = running.ended(60)
-    assert ran.code == (130 if stop == signal.SIGINT else -signal.SIGKILL)
+    assert ran.code == (130 if stop == signal.SIGTERM else -signal.SIGKILL)
     assert not out.exists()
     there = len(list(parts.glob("[0-9]*.npy")))
     assert 3 <= there < 16
