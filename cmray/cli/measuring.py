@@ -34,8 +34,8 @@ Actors = Annotated[int, typer.Option("--parallel", min=1, metavar="N", help="Ray
 
 
 def subject_of(run: str, storage: Path, tracking_uri: str | None, weights: str | None = None) -> Subject:
-    from cmray.cli.places import find_run
     from cmray.engine.results import subject
+    from cmray.tracking.places import find_run
 
     found = find_run(run, storage, tracking_uri)
     return subject(found.folder, found.checkpoint, weights)

@@ -13,17 +13,17 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from cmray.config.checkpoint_facts import ema_file, read_checkpoint_facts
+from cmray.config.checkpoint_facts import read_checkpoint_facts
 from cmray.config.identity import content_hash
 from cmray.config.metric import MetricSpec, parse_metric
 from cmray.config.run import RunConfig
-from cmray.core.errors import CheckpointError, DataError, StorageError
+from cmray.core.errors import DataError, StorageError
 from cmray.core.files import write_atomic
 from cmray.core.protocol import REFERENCE_BLOCK
 from cmray.core.rng import SEED_BASE, derive_seed
 from cmray.engine.evaluator import Pool
 from cmray.engine.images import ImageSet
-from cmray.engine.model import make_sampler
+from cmray.engine.model import make_sampler, weights_file
 from cmray.engine.parts import InUse, read_arrays
 from cmray.engine.passes import passes_of
 from cmray.engine.pieces import cut, joined
@@ -66,14 +66,8 @@ def subject(trial_folder: Path, checkpoint: Path, weights: str | None = None) ->
         CheckpointError: the checkpoint is missing, damaged, or has no such weights.
     """
     facts = read_checkpoint_facts(checkpoint)
-    known = {f"ema {rate}": ema_file(rate) for rate in facts.run.train.ema}
-    usual = next(iter(known))
-    known["student"] = "student.safetensors"
-    chosen = weights or usual
-    if chosen not in known:
-        raise CheckpointError(f"{checkpoint} has no weights '{chosen}'; it has: {', '.join(known)}")
-    sha256 = facts.weights_sha256 if chosen == usual else facts.files[known[chosen]]
-    return Subject(trial_folder, checkpoint, facts.run, chosen, sha256)
+    file = weights_file(facts, weights, checkpoint)
+    return Subject(trial_folder, checkpoint, facts.run, weights or f"ema {facts.run.train.ema[0]}", facts.files[file])
 
 
 @dataclass(frozen=True)
