@@ -88,10 +88,17 @@ class Sampler(ComponentConfig):
         raise TypeError(f"{type(self).__name__} does not define step")
 
     @torch.no_grad()
-    def sample(self, denoise: Denoise, noise: SampleNoise, label: Tensor | None = None) -> Tensor:
-        """Clean images, float32 [B,C,H,W], about [-1, 1]. The result depends on weights, sampler and seeds only."""
+    def sample(
+        self, denoise: Denoise, noise: SampleNoise, label: Tensor | None = None, around: Tensor | None = None
+    ) -> Tensor:
+        """Clean images, float32 [B,C,H,W], about [-1, 1]. The result depends on weights, sampler and seeds only.
+
+        Args:
+            around: images [B,C,H,W] that the first noise, sigmas[-1] z, is added to; by default it is alone.
+        """
         ask = (lambda *args: denoise(*args).clamp(-1, 1)) if self.clip_denoised else denoise
         x = self.sigmas[-1] * noise.draw()
+        x = x if around is None else around + x
         past: list[Tensor] = []
         for i in reversed(range(len(self.sigmas))):
             x = self.step(ask, x, i, noise, label, past)
