@@ -1,4 +1,7 @@
-"""Distributed experiments on consistency models. `cmray.load_experiment` opens an experiment in pandas."""
+"""Distributed experiments on consistency models.
+
+`cmray.load` opens a trained model, `cmray.load_experiment` an experiment in pandas.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,49 @@ from typing import TYPE_CHECKING
 from cmray.core.version import __version__
 
 if TYPE_CHECKING:
+    from torch import device as Device
+
+    from cmray.engine.trained import TrainedModel
     from cmray.report.frames import ExperimentFrames
 
-__all__ = ["__version__", "load_experiment"]
+__all__ = ["__version__", "load", "load_experiment"]
+
+
+def load(
+    run: str | PathLike[str],
+    storage: str | PathLike[str] | None = None,
+    device: str | Device | None = None,
+    weights: str | None = None,
+) -> TrainedModel:
+    """A trained model, to sample from and to ask.
+
+        model = cmray.load("quickstart/cd-1a2b3c")
+        model.sample(16, nfe=2, times="searched", seed=5)       # float32 [16,C,H,W] in [-1, 1]
+
+    `cmray.engine.trained.TrainedModel` says what it can do. The same weights are read once: a second call gives the
+    same object. Threads may share it.
+
+    Args:
+        run: EXPERIMENT/TRIAL, a trial's name or its beginning, an MLflow run id (in the store of MLFLOW_TRACKING_URI,
+            else in the storage folder's), or the folder of a trial or of a checkpoint.
+        storage: the folder of all results; by default CMRAY_STORAGE, else ./cmray-data, as on the command line.
+        device: "cpu", "cuda", "cuda:1"; by default a GPU where there is one.
+        weights: "student" or "ema RATE"; by default the first EMA.
+
+    Raises:
+        CmrayError: no or several trials have this name, or the device is not here.
+        CheckpointError: the checkpoint is damaged, or has no such weights.
+    """
+    import os
+    from pathlib import Path
+
+    from cmray.core.storage import default_storage
+    from cmray.engine.opened import open_trained
+    from cmray.tracking.places import find_run
+
+    place = default_storage() if storage is None else Path(storage).expanduser().absolute()
+    found = find_run(os.fspath(run), place, os.environ.get("MLFLOW_TRACKING_URI") or None)
+    return open_trained(found.checkpoint, found.folder, device, weights)
 
 
 def load_experiment(name: str, storage: str | PathLike[str] | None = None) -> ExperimentFrames:

@@ -101,10 +101,10 @@ def edit(
     }
     levels, labels = numbers(times, "--times", float), numbers(classes, "--class", int)
     from cmray.cli.edit_out import check_out, write_out
-    from cmray.cli.places import find_run
     from cmray.cli.progress import Progress
     from cmray.core.errors import CmrayError
     from cmray.editing import editing_tasks
+    from cmray.tracking.places import find_run
 
     cls = editing_tasks.get(task)
     check_out(out, task)

@@ -23,8 +23,8 @@ Parallel = Annotated[int, typer.Option("--parallel", min=1, metavar="N", help="R
 
 
 def subject_of(run: str, storage: Path, tracking_uri: str | None, weights: str | None = None) -> Subject:
-    from cmray.cli.places import find_run
     from cmray.engine.results import subject
+    from cmray.tracking.places import find_run
 
     found = find_run(run, storage, tracking_uri)
     return subject(found.folder, found.checkpoint, weights)

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmray.cli.console import print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Sampler, Storage, TrackingUri, numbers, sampler_named
+from cmray.cli.console import errors, print_json, say
+from cmray.cli.measuring import Parallel, subject_of, working
+from cmray.cli.options import (
+    DEFAULT_STORAGE,
+    Address,
+    Json,
+    RunName,
+    Sampler,
+    Storage,
+    TrackingUri,
+    command,
+    numbers,
+    sampler_named,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cmray.config.checkpoint_facts import CheckpointFacts
+    from cmray.engine.drawing import Drawing
+    from cmray.engine.evaluator import Pool
+    from cmray.engine.results import Subject
+    from cmray.samplers import Sampler as Sampling
+
+#: images unless --num says, the most that a grid has, and those of a trajectory
+NUM, GRID_MOST, SHOWN = 64, 4096, 8
+#: below so many images Ray takes longer to start than this process to draw them
+RAY_FROM = 1024
 
 
 def sample(
     run: RunName,
     out: Annotated[
-        Path, typer.Option("--out", help="FILE.png (grid), FILE.npz or a folder of PNGs.", show_default=False)
-    ],
-    nfe: Annotated[int | None, typer.Option("--nfe", min=1, help="Network evaluations per image; default 1.")] = None,
-    times: Annotated[str | None, typer.Option("--times", metavar="80,0.8", help="Noise levels, descending.")] = None,
+        Path | None,
+        typer.Option(
+            "--out",
+            help="FILE.png (a grid), FILE.npz, FILE.safetensors, or a folder of PNGs with index.csv.",
+            show_default=False,
+        ),
+    ] = None,
+    nfe: Annotated[
+        int | None, typer.Option("--nfe", min=1, help="Network evaluations per image; default 1, of a teacher 35.")
+    ] = None,
+    times: Annotated[
+        str | None,
+        typer.Option(
+            "--times", metavar="80,0.8", help="Noise levels, descending; 'searched' takes the best that were found."
+        ),
+    ] = None,
     sampler_name: Sampler = None,
-    num: Annotated[int, typer.Option("--num", min=1, help="Number of images.")] = 64,
+    num: Annotated[int, typer.Option("--num", min=1, help="Number of images.")] = NUM,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Image i has seed SEED + i.")] = 0,
     classes: Annotated[
         str | None,
@@ -28,64 +67,197 @@ def sample(
     weights: Annotated[
         str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.")
     ] = None,
+    trajectory: Annotated[
+        Path | None,
+        typer.Option(
+            "--trajectory",
+            metavar="FILE.gif|FILE.png",
+            help=f"The way from noise to the first {SHOWN} images, as an animation or a strip: the noisy state at each "
+            f"noise level, and what the network says of it.",
+            show_default=False,
+        ),
+    ] = None,
+    parallel: Parallel = 1,
+    address: Address = None,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
 ) -> None:
     """Draw images from a model. The same seed gives the same image, whatever else is drawn with it.
 
+    An interrupted command goes on where it was. With --parallel, Ray actors draw the same images.
+
     Example: cmray sample quickstart/cd-1a2b3c --nfe 1 --num 64 --out samples.png
     """
-    levels, labels = numbers(times, "--times", float), numbers(classes, "--class", int)
-    if nfe is not None and levels and nfe != len(levels):
+    levels: Any = "searched" if times == "searched" else numbers(times, "--times", float)
+    labels = numbers(classes, "--class", int)
+    if nfe is not None and isinstance(levels, list) and nfe != len(levels):
         raise typer.BadParameter(f"--times gives {len(levels)} noise levels, but --nfe is {nfe}; leave one of them out")
     named = sampler_named(sampler_name, nfe is not None or levels is not None)
-    from cmray.cli.places import find_run
+    if out is None and trajectory is None:
+        raise typer.BadParameter("give --out FILE or a folder for the images, --trajectory FILE, or both")
+    from cmray.cli.progress import Progress
+
+    _check_places(out, num, seed, trajectory)
+    storage = storage.expanduser().absolute()
+    who = subject_of(run, storage, tracking_uri, weights)
+    from cmray.config.checkpoint_facts import read_checkpoint_facts
     from cmray.core.errors import CmrayError
+    from cmray.engine.searched import sampler_for
+
+    facts = read_checkpoint_facts(who.checkpoint)
+    if labels is not None and not facts.num_classes:
+        raise CmrayError(f"--class is given, but {run} is not class-conditional")
+    if labels is not None and not all(0 <= label < facts.num_classes for label in labels):
+        raise CmrayError(f"--class {classes}: labels are 0 to {facts.num_classes - 1}")
+    how = sampler_for(who, nfe, levels, named)
+    drawing = _drawing(who, facts, how, seed, num, labels)
+    progress = Progress(errors)
+    try:
+        if trajectory is not None:
+            _write_trajectory(who, how, drawing, trajectory)
+        if out is not None:
+            with _place(drawing, parallel, address, progress) as pool:
+                _write(who, how, drawing, out, pool, lambda done, of: progress.task(f"Sampling {run}", done, of))
+    finally:
+        progress.close()
+    told = {"sampler": how.title, "nfe": how.nfe, "times": how.times, "weights": who.weights}
+    if as_json:
+        images = {} if out is None else {"out": str(out), "num": num, "seed": seed}
+        print_json({**images, **told, **({} if trajectory is None else {"trajectory": str(trajectory)})})
+        return
+    if out is not None:
+        say(f"{num:,} images ({_shown(who, how, drawing)}): {out}")
+    if trajectory is not None:
+        say(f"the way to {min(num, SHOWN)} of them: {trajectory}" if out else f"trajectory: {trajectory}")
+    say(f"next: {_next(who, run, how, out, trajectory, storage)}")
+
+
+def _check_places(out: Path | None, num: int, seed: int, trajectory: Path | None) -> None:
+    """Raises CmrayError where the results cannot go."""
+    from cmray.core.errors import CmrayError
+
+    if out is not None:
+        kind = out.suffix.lower()
+        if kind not in (".png", ".npz", ".safetensors", ""):
+            raise CmrayError(
+                f"--out {out}: write FILE.png for a grid, FILE.npz or FILE.safetensors for arrays, or a folder "
+                f"without ending"
+            )
+        if kind == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise CmrayError(f"--out {out} exists and is not an empty folder")
+        if kind == ".png" and num > GRID_MOST:
+            raise CmrayError(f"--out {out}: a grid has at most {GRID_MOST:,} images, not {num:,}; write FILE.npz")
+    if trajectory is not None and trajectory.suffix.lower() not in (".gif", ".png"):
+        raise CmrayError(f"--trajectory {trajectory}: write FILE.gif for an animation or FILE.png for a strip")
+    if out is not None and trajectory is not None and out.absolute() == trajectory.absolute():
+        raise CmrayError(f"--out and --trajectory are both {out}; give each a file of its own")
+    for option, path in (("--out", out), ("--trajectory", trajectory)):
+        if path is None:
+            continue
+        parent = path.absolute().parent
+        if not parent.is_dir():
+            raise CmrayError(f"{option} {path}: folder {parent} does not exist")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise CmrayError(f"{option} {path}: folder {parent} cannot be written")
+        if path.suffix and path.is_dir():
+            raise CmrayError(f"{option} {path} is a folder")
+    if seed + num > 2**63:
+        raise CmrayError(f"--seed {seed}: with {num:,} images it goes beyond 2**63 - 1")
+
+
+def _drawing(
+    who: Subject, facts: CheckpointFacts, how: Sampling, seed: int, num: int, labels: list[int] | None
+) -> Drawing:
+    from cmray.engine.drawing import Drawing
+
+    return Drawing(
+        who.checkpoint,
+        who.weights,
+        who.weights_sha256,
+        how.model_dump(mode="json"),
+        seed,
+        num,
+        facts.shape,
+        facts.num_classes,
+        None if labels is None else tuple(labels),
+    )
+
+
+def _place(drawing: Drawing, parallel: int, address: str | None, progress: Any) -> Any:
+    """A pool of --parallel actors, or this process."""
+    from contextlib import nullcontext
+
+    if parallel > 1 and drawing.count < RAY_FROM:
+        progress.message(f"Fewer than {RAY_FROM:,} images: this process draws them")
+    elif parallel > 1 or address is not None:
+        return working(parallel, address)
+    from cmray.engine.evaluator import InlinePool
     from cmray.engine.session import default_device
 
-    kind = out.suffix.lower()
-    if kind not in (".png", ".npz", ""):
-        raise CmrayError(f"--out {out}: write FILE.png for a grid, FILE.npz for arrays, or a folder without ending")
-    if kind == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CmrayError(f"--out {out} exists and is not an empty folder")
-    if not out.absolute().parent.is_dir():
-        raise CmrayError(f"--out {out}: folder {out.absolute().parent} does not exist")
-    found = find_run(run, storage.expanduser().absolute(), tracking_uri)
-    import numpy as np
-    import torch
+    return nullcontext(InlinePool(default_device(), one_thread=False))
 
-    from cmray.core.precond import to_pixels
-    from cmray.engine.model import load_model
 
-    model = load_model(found.checkpoint, default_device(), weights)
-    if labels is not None and not model.num_classes:
-        raise CmrayError(f"--class is given, but {run} is not class-conditional")
-    if labels is not None and not all(0 <= label < model.num_classes for label in labels):
-        raise CmrayError(f"--class {classes}: labels are 0 to {model.num_classes - 1}")
-    sampler = model.sampler(len(levels) if levels else nfe or model.run.objective.own_nfe or 1, levels, named)
-    given = torch.tensor([labels[i % len(labels)] for i in range(num)]) if labels else None
-    images = to_pixels(model.images(sampler, range(seed, seed + num), given)).numpy()
-    shown = f"{sampler.title}, {sampler.nfe} NFE, {model.weights}, seeds {seed} to {seed + num - 1}"
-    if kind == ".png":
-        from cmray.report.grids import image_grid
+def _write(
+    who: Subject, how: Sampling, drawing: Drawing, out: Path, pool: Pool, progress: Callable[[int, int], None]
+) -> None:
+    """Draws the images and writes them where they belong."""
+    from cmray.engine.drawing import drawn
+    from cmray.engine.outputs import WRITERS
+    from cmray.engine.searched import name_of
+    from cmray.report.drawn import write_grid
 
-        columns = max(1, round(num**0.5))
-        image_grid(
-            images, out, columns=columns, scale=max(1, 40 // images.shape[-1]), title=f"{found.folder.name}: {shown}"
+    about = {
+        "model": name_of(who),
+        "weights": who.weights,
+        "weights_sha256": who.weights_sha256,
+        "sampler": how.title,
+        "nfe": str(how.nfe),
+        "times": ", ".join(map(repr, how.times)),
+        "first_seed": str(drawing.first_seed),
+    }
+    place = out.absolute()
+    with drawn(drawing, place.with_name(f".{place.name}.parts"), pool, progress) as parts:
+        if place.suffix.lower() == ".png":
+            write_grid(parts, place, f"{name_of(who)}: {_shown(who, how, drawing)}")
+        else:
+            WRITERS[place.suffix.lower()](parts, place, about)
+
+
+def _write_trajectory(who: Subject, how: Sampling, drawing: Drawing, path: Path) -> None:
+    from cmray.engine.opened import open_trained
+    from cmray.engine.searched import name_of
+    from cmray.report.drawn import write_trajectory
+
+    model = open_trained(who.checkpoint, who.folder, weights=who.weights).model
+    title = f"{name_of(who)}: {how.title}, {how.nfe} NFE, {who.weights}"
+    write_trajectory(model, how, drawing, range(min(drawing.count, SHOWN)), path, title)
+
+
+def _shown(who: Subject, how: Sampling, drawing: Drawing) -> str:
+    last = drawing.first_seed + drawing.count - 1
+    times = f" at {', '.join(f'{t:.3g}' for t in how.times)}" if 1 < len(how.times) <= 6 else ""
+    return f"{how.title}, {how.nfe} NFE{times}, {who.weights}, seeds {drawing.first_seed} to {last}"
+
+
+def _next(who: Subject, run: str, how: Sampling, out: Path | None, trajectory: Path | None, storage: Path) -> str:
+    """A command that goes on from here."""
+    from cmray.engine.searched import searched_times
+
+    if out is not None and out.suffix.lower() in (".npz", ""):
+        data = who.run.data
+        return command(
+            "evaluate", "--images", str(out), "--reference-data", str(data.path or data.name), storage=storage
         )
-    elif kind == ".npz":
-        with out.open("wb") as file:
-            np.savez(file, arr_0=images.transpose(0, 2, 3, 1))  # [N,H,W,C], as the reference writes it
-    else:
-        from PIL import Image
-
-        out.mkdir(exist_ok=True)
-        for i, image in enumerate(images):
-            pixels = image.transpose(1, 2, 0)
-            Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(out / f"{seed + i:06d}.png")
-    if as_json:
-        told = {"sampler": sampler.title, "nfe": sampler.nfe, "times": sampler.times, "weights": model.weights}
-        print_json({"out": str(out), "num": num, **told})
-    else:
-        say(f"{num} images ({shown}): {out}")
+    if who.kind == "consistency":
+        known = searched_times(who.folder, who.weights_sha256)
+        better = next((nfe for nfe, found in known.items() if list(found.times) != list(how.times)), None)
+        if better is not None:
+            words = ("--times", "searched", "--nfe", str(better), "--out", "searched.png")
+            return command("sample", run, *words, storage=storage)
+        if not known:
+            return command("search", run, "--nfe", "2", storage=storage)
+    if trajectory is None and how.nfe > 1:
+        words = ("--times", ",".join(map(repr, how.times))) if who.kind == "consistency" else ("--nfe", str(how.nfe))
+        return command("sample", run, *words, "--trajectory", "trajectory.gif", storage=storage)
+    return command("sample", run, "--num", "10000", "--out", "samples.npz", storage=storage)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -157,6 +158,22 @@ class Evaluator:
         write_prefix(file, model.images(samplers.parse(task.sampler), seeds, block=task.block), model.spent)
         return model.spent
 
+    def draw(
+        self,
+        checkpoint: str,
+        weights: str | None,
+        sampler: dict[str, Any],
+        seeds: range,
+        labels: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """Samples as uint8 [N,C,H,W], one per seed. Raises DataError when some are not finite."""
+        model, how = self._model(checkpoint, weights), samplers.parse(sampler)
+        given = None if labels is None else torch.tensor(labels, dtype=torch.int64)
+        try:
+            return pixels_of(lambda seeds: model.images(how, seeds, given), seeds).numpy()
+        except DataError as error:
+            raise DataError(f"{Path(checkpoint)} ({model.weights}, {how.title}): {error}") from None
+
     def images(self, checkpoint: str, sampler: dict[str, Any], seeds: list[int]) -> np.ndarray:
         return to_pixels(self._model(checkpoint).images(samplers.parse(sampler), seeds)).numpy()
 
@@ -226,17 +243,22 @@ class Pool(Protocol):
 
 
 class InlinePool:
-    """One evaluator, in this process. On a CPU it takes one thread, as actors do, for the same bits."""
+    """One evaluator, in this process.
+
+    Args:
+        one_thread: on a CPU it takes one thread, as actors do: sums over images have other bits on several. Images
+            have not.
+    """
 
     size = 1
 
-    def __init__(self, device: torch.device):
-        self._evaluator = Evaluator(device)
+    def __init__(self, device: torch.device, one_thread: bool = True):
+        self._evaluator, self._one_thread = Evaluator(device), one_thread
 
     def run(self, calls: Sequence[Call], got: Callable[[int, Any], None] = lambda *_: None) -> list[Any]:
         results = []
         for i, (method, arguments) in enumerate(calls):
-            with one_thread():
+            with one_thread() if self._one_thread else nullcontext():
                 results.append(getattr(self._evaluator, method)(*arguments))
             got(i, results[-1])
         return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from cmray.core.precond import Denoise, Denoiser
 from cmray.core.rng import SampleNoise
 from cmray.engine.checkpoint import load_part
 from cmray.objectives import Kind
-from cmray.samplers import Sampler, samplers
+from cmray.samplers import Moment, Sampler, samplers
+
+#: images that go through the network together unless a call says otherwise; an image's last bits depend on it
+SAMPLE_BLOCK = 64
 
 #: a registered sampler, or a mapping of its "name" and options
 SamplerName = str | Mapping[str, Any]
@@ -42,7 +45,9 @@ class Model:
     def sampler(self, nfe: int, times: Sequence[float] | None = None, name: SamplerName | None = None) -> Sampler:
         return make_sampler(self.run, nfe, times, name)
 
-    def images(self, sampler: Sampler, seeds: Sequence[int], labels: Tensor | None = None, block: int = 64) -> Tensor:
+    def images(
+        self, sampler: Sampler, seeds: Sequence[int], labels: Tensor | None = None, block: int = SAMPLE_BLOCK
+    ) -> Tensor:
         """Images in [-1, 1], float32 [N,C,H,W] on the CPU, one per seed.
 
         The network always sees whole blocks (the last one is filled up and cut), so that an image has the same bits
@@ -54,14 +59,41 @@ class Model:
         out = []
         for start in range(0, len(seeds), block):
             chunk = list(seeds[start : start + block])
-            filled = chunk + [chunk[-1]] * (block - len(chunk))
-            label = None
-            if labels is not None:
-                given = labels[start : start + block]
-                label = torch.cat([given, given[-1:].expand(block - len(given))]).to(self.device)
-            images = sample_seeds(self.denoise, sampler, filled, self.shape, self.num_classes, self.device, label)
-            out.append(images[: len(chunk)].cpu())
+            given = None if labels is None else labels[start : start + block]
+            out.append(self._block(sampler, chunk, given, block)[: len(chunk)].cpu())
         return torch.cat(out)
+
+    def trajectory(
+        self, sampler: Sampler, seeds: Sequence[int], labels: Tensor | None = None
+    ) -> tuple[list[Moment], Tensor]:
+        """The way to the same images that `images` gives, at most SAMPLE_BLOCK of them, and the images; on the CPU.
+
+        Args:
+            labels: as in `images`.
+        """
+        if len(seeds) > SAMPLE_BLOCK:
+            raise ValueError(f"{len(seeds)} seeds are given; a trajectory is of {SAMPLE_BLOCK} images at most")
+        n, moments = len(seeds), []
+
+        def watch(moment: Moment) -> None:
+            moments.append(Moment(moment.sigma, moment.noisy[:n].cpu(), moment.said[:n].cpu()))
+
+        return moments, self._block(sampler, list(seeds), labels, SAMPLE_BLOCK, watch)[:n].cpu()
+
+    def _block(
+        self,
+        sampler: Sampler,
+        seeds: list[int],
+        labels: Tensor | None,
+        block: int,
+        watch: Callable[[Moment], None] | None = None,
+    ) -> Tensor:
+        """Images of a block that is filled up with the last seed, on the device."""
+        more, label = block - len(seeds), None
+        if labels is not None:
+            label = torch.cat([labels, labels[-1:].expand(more)]).to(self.device)
+        filled = seeds + [seeds[-1]] * more
+        return sample_seeds(self.denoise, sampler, filled, self.shape, self.num_classes, self.device, label, watch)
 
 
 def sample_seeds(
@@ -72,12 +104,13 @@ def sample_seeds(
     num_classes: int,
     device: torch.device,
     label: Tensor | None = None,
+    watch: Callable[[Moment], None] | None = None,
 ) -> Tensor:
     """One batch of images on `device`, one per seed. A class-conditional model without `label` draws them by seed."""
     noise = SampleNoise(seeds, shape, device)
     if num_classes and label is None:
         label = noise.integers(num_classes)
-    return sampler.sample(denoise, noise, label)
+    return sampler.sample(denoise, noise, label, watch)
 
 
 def make_sampler(
@@ -199,7 +232,7 @@ def load_model(folder: Path, device: torch.device, weights: str | None = None) -
     """
     facts = read_checkpoint_facts(folder)
     run = facts.run
-    file = _weights_file(facts, weights, folder)
+    file = weights_file(facts, weights, folder)
     net = run.net.build(facts.shape, facts.num_classes)
     tensors = load_part(folder, file, facts.files[file])
     try:
@@ -215,7 +248,8 @@ def load_model(folder: Path, device: torch.device, weights: str | None = None) -
     )
 
 
-def _weights_file(facts: CheckpointFacts, weights: str | None, folder: Path) -> str:
+def weights_file(facts: CheckpointFacts, weights: str | None, folder: Path) -> str:
+    """The part of a checkpoint that holds "student" or "ema RATE", or the first EMA. Raises CheckpointError."""
     if weights is None:
         return facts.weights_file
     known = {"student": "student.safetensors", **{f"ema {r}": ema_file(r) for r in facts.run.train.ema}}

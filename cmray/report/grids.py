@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
     from PIL.ImageFont import FreeTypeFont
 
 _BACKGROUND, _INK = (255, 255, 255), (34, 34, 34)
@@ -30,19 +31,34 @@ def image_grid(
     row_labels: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Path:
-    """Write images row by row into a padded grid on white; the file appears whole or not at all.
+    """Writes a grid (see `grid_picture`) as a PNG; the file appears whole or not at all, missing folders are made."""
+    canvas = grid_picture(images, columns=columns, scale=scale, captions=captions, row_labels=row_labels, title=title)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    canvas.save(tmp, format="PNG")
+    os.replace(tmp, path)
+    return path
+
+
+def grid_picture(
+    images: np.ndarray,
+    *,
+    columns: int,
+    scale: int = 1,
+    captions: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Picture:
+    """Images row by row in a padded grid on white.
 
     Args:
         images: uint8 [N,C,H,W], N >= 1, C = 1 (grey) or 3 (RGB).
-        path: of the PNG; missing folders are made.
         columns: images a row, >= 1; the last row may be short.
         scale: whole enlargement >= 1 by repeating pixels, so that 8x8 digits stay sharp.
         captions: N texts under the images, shortened to the image's width.
         row_labels: a text left of each row, ceil(N / columns) of them; one row a model, from the same noise.
         title: a line above all.
-
-    Returns:
-        path.
 
     Raises:
         ValueError: for another dtype, shape, or number of captions or labels.
@@ -76,13 +92,7 @@ def image_grid(
         if row_labels and column == 0:
             middle = (left - 10, y + cell_h / 2)
             draw.text(middle, row_labels[row], fill=_INK, font=_font(_LABEL_PX), anchor="rm")
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    canvas.save(tmp, format="PNG")
-    os.replace(tmp, path)
-    return path
+    return canvas
 
 
 def _check(

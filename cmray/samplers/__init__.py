@@ -1,5 +1,5 @@
 """F2: from noise to images, each sampler in its own file."""
 
-from cmray.samplers.base import Sampler, samplers
+from cmray.samplers.base import Moment, Sampler, samplers
 
-__all__ = ["Sampler", "samplers"]
+__all__ = ["Moment", "Sampler", "samplers"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
@@ -16,6 +17,20 @@ from cmray.solvers import SolverConfig
 from cmray.solvers.euler import Euler
 
 samplers: Registry[Any] = Registry("sampler", ["cmray.samplers"])
+
+
+class Moment(NamedTuple):
+    """Where a batch of samples is when the network is asked for the first time in a step.
+
+    Args:
+        sigma: the noise level it is asked at.
+        noisy: x there, [B,C,H,W], images plus sigma times unit noise.
+        said: what it answers, [B,C,H,W], about [-1, 1].
+    """
+
+    sigma: float
+    noisy: Tensor
+    said: Tensor
 
 
 class Sampler(ComponentConfig):
@@ -89,11 +104,17 @@ class Sampler(ComponentConfig):
 
     @torch.no_grad()
     def sample(
-        self, denoise: Denoise, noise: SampleNoise, label: Tensor | None = None, around: Tensor | None = None
+        self,
+        denoise: Denoise,
+        noise: SampleNoise,
+        label: Tensor | None = None,
+        watch: Callable[[Moment], None] | None = None,
+        around: Tensor | None = None,
     ) -> Tensor:
         """Clean images, float32 [B,C,H,W], about [-1, 1]. The result depends on weights, sampler and seeds only.
 
         Args:
+            watch: told of every step in which the network is asked.
             around: images [B,C,H,W] that the first noise, sigmas[-1] z, is added to; by default it is alone.
         """
         ask = (lambda *args: denoise(*args).clamp(-1, 1)) if self.clip_denoised else denoise
@@ -101,7 +122,7 @@ class Sampler(ComponentConfig):
         x = x if around is None else around + x
         past: list[Tensor] = []
         for i in reversed(range(len(self.sigmas))):
-            x = self.step(ask, x, i, noise, label, past)
+            x = self.step(ask if watch is None else _watched(ask, watch), x, i, noise, label, past)
         return x
 
     def level(self, i: int, x: Tensor) -> Tensor:
@@ -123,6 +144,21 @@ class SolverSampler(Sampler):
     ) -> Tensor:
         solver = self.solver if i > 0 else Euler()
         return solver.step(denoise, x, self.level(i, x), self.level(i - 1, x), label)
+
+
+def _watched(ask: Denoise, watch: Callable[[Moment], None]) -> Denoise:
+    """Tells of the first answer."""
+    told = False
+
+    def asked(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        nonlocal told
+        said = ask(x, sigma, label)
+        if not told:
+            told = True
+            watch(Moment(float(sigma[0]), x, said))
+        return said
+
+    return asked
 
 
 def batch_of(sigma: float, x: Tensor) -> Tensor:

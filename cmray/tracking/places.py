@@ -1,4 +1,4 @@
-"""Finds what a user means by RUN."""
+"""Finds what a user means by RUN: on the command line and in `cmray.load`."""
 
 from __future__ import annotations
 
