@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from cmray.cli.console import errors, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri, command, numbers
+from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri, numbers, same_command
 
 #: registered names: importing them would import torch, which help must not wait for; a test compares
 TASKS = ("colorize", "denoise", "inpaint", "interpolate", "stroke", "superres")
 
 
 def edit(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(metavar="TASK", help=", ".join(TASKS), show_default=False)],
     run: RunName,
     out: Annotated[
@@ -154,16 +156,11 @@ def edit(
     say(f"{len(results)} results ({told['title']}): {out}")
     for line in told["notes"]:
         say(line)
-    say(f"next: {_next(task, run, inputs or [], {'--box': box, '--word': word, '--mask': mask}, out, seed, storage)}")
-
-
-def _next(task: str, run: str, inputs: list[str], hole: dict[str, Any], out: Path, seed: int, storage: Path) -> str:
-    """The same edit with other seeds."""
-    shown = [part for text in inputs for part in ("--input", text)]
-    kept = [part for name, value in hole.items() if value for part in (name, str(value))]
+    again = same_command(context, ("out", "num", "seed", "between", "as_json"))
     other = out.with_name(f"{out.stem}-more{out.suffix}")
-    words = ("edit", task, run, *shown, *kept, "--seed", str(seed + 1), "--num", "4", "--out", str(other))
-    return command(*words, storage=storage)
+    last = results[-1].row
+    seeds = (last.seed if last.seed_to is None else last.seed_to) + 1
+    say(f"next: {again} --seed {seeds} --num {max(2, cls.default_num)} --out {shlex.quote(str(other))}")
 
 
 def _levels(task: str, levels: list[float] | None) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmray.core.errors import CmrayError, DataError
+from cmray.core.errors import CmrayError, DataError, MissingWeightsError
 from cmray.core.precond import from_pixels, to_pixels
 from cmray.editing import EditingTask
 from cmray.engine.edit import Result
@@ -116,6 +116,8 @@ def _lpips(
     distance = LPIPS.model_validate({})
     try:
         distance.check(model.shape)
+    except MissingWeightsError as error:
+        return out, f"no LPIPS, whose weights {error.file} are not here; `cmray doctor` says how to get them"
     except DataError as error:
         return out, f"no LPIPS: {error}"
     measure = distance.build(model.device)

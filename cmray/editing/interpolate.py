@@ -13,7 +13,7 @@ from cmray.core.errors import CmrayError
 from cmray.core.precond import expand
 from cmray.core.rng import SampleNoise
 from cmray.editing.base import EditingTask, Known, Levels, Row, editing_tasks
-from cmray.editing.stroke import PAPER_LEVEL, PAPER_SIDE
+from cmray.editing.stroke import default_level
 
 
 @editing_tasks.register("interpolate")
@@ -27,7 +27,7 @@ class Interpolate(EditingTask):
     Args:
         between: the two seeds; by default the seed that is asked for and the next. Equal ones suit images.
         frames: images on the way, both ends included.
-        level: where it starts; by default sigma_max between seeds, and stroke's level, 5.38 side / 256, between images.
+        level: where it starts; by default sigma_max between seeds and stroke's level between images.
     """
 
     has_truth: ClassVar[bool] = False
@@ -57,7 +57,7 @@ class Interpolate(EditingTask):
     def schedules(
         self, levels: Levels, side: int, steps: int | None, of_consistency: bool, count: int
     ) -> list[list[float]]:
-        top = self.level or (PAPER_LEVEL * side / PAPER_SIDE if count else levels.sigma_max)
+        top = self.level or (default_level(side) if count else levels.sigma_max)
         return [self.descending(levels, top, steps or (1 if of_consistency else 18), of_consistency)]
 
     def rows(self, count: int, num: int, seed: int) -> list[Row]:

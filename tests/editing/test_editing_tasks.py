@@ -53,7 +53,8 @@ def test_between_two_images_the_images_are_mixed():
     known = task.prepare(torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)]))
     assert known.image[:, 0, 0, 0].tolist() == [0.0, 0.5, 1.0]
     (times,) = task.schedules(LEVELS, 32, None, True, 2)
-    assert times == [5.38 * 32 / 256]
+    assert times == [1.0]
+    assert task.schedules(LEVELS, 128, None, True, 2) == [[5.38 / 2]]
     assert task.schedules(LEVELS, 32, None, True, 0) == [[80.0]]
 
 
