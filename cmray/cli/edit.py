@@ -140,7 +140,7 @@ def edit(
     pictures = read_pictures(inputs or [], rule, take, storage.expanduser().absolute(), "--input")
     if mask is not None:
         operator = make_task(task, {**options, "mask": read_mask(mask, pictures, rule, "--mask")})
-    images = from_pixels(torch.stack([torch.from_numpy(p.pixels) for p in pictures])) if pictures else None
+    images = from_pixels(torch.from_numpy(np.stack([p.pixels for p in pictures]))) if pictures else None
     progress = Progress(errors)
     try:
         results = edit_images(

@@ -99,8 +99,8 @@ def _rounded_error(task: EditingTask, pictures: Sequence[Picture], result: Resul
     """`known_error` of the picture as it is written, in 8 bits."""
     if not pictures or result.row.seed_to is not None:
         return 0.0
-    known = task.prepare(from_pixels(torch.from_numpy(pictures[result.row.group].pixels)[None]))
-    return float(task.known_error(from_pixels(torch.from_numpy(image)[None]), known))
+    known = task.prepare(from_pixels(torch.tensor(pictures[result.row.group].pixels)[None]))
+    return float(task.known_error(from_pixels(torch.tensor(image)[None]), known))
 
 
 def _lpips(
@@ -122,7 +122,7 @@ def _lpips(
         return out, f"no LPIPS: {error}"
     measure = distance.build(model.device)
     for i in at:
-        a, b = (from_pixels(torch.from_numpy(x)[None]).to(model.device) for x in (pixels[i], truths[i]))
+        a, b = (from_pixels(torch.tensor(x)[None]).to(model.device) for x in (pixels[i], truths[i]))
         with torch.no_grad():
             out[i] = float(measure(a, b))
     return out, None

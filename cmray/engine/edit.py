@@ -101,8 +101,11 @@ def edit(
         raise CmrayError(f"the images are {found}, the model's are {wanted} (C x H x W)")
     if not images.isfinite().all() or (len(images) and images.abs().max() > 1):
         raise CmrayError("images for editing must be finite and in [-1, 1]")
+    num = task.default_num if num is None else num
+    if num < 1 or seed < 0 or seed + num >= 2**63:
+        raise CmrayError(f"num is {num} and seed {seed}; at least 1 result, of seeds from 0 to 2**63 - 1")
     plans = [_sampler(model, schedule) for schedule in _schedules(model, task, len(images), steps, times)]
-    rows = task.rows(len(images), num or task.default_num, seed)
+    rows = task.rows(len(images), num, seed)
     label = _labels(model, labels, rows)
     known = task.prepare(images.to(model.device))
     results: list[Result] = []
