@@ -66,6 +66,9 @@ class Progress:
 
     def message(self, text: str) -> None:
         self._end_task()
+        self._line(text)
+
+    def _line(self, text: str) -> None:
         self.console.print(
             f"[dim]{duration(time.monotonic() - self._began):>11}[/]  {escape(text)}", highlight=False, soft_wrap=True
         )
@@ -138,13 +141,17 @@ class Progress:
     def task(self, title: str, done: int, total: int | None) -> None:
         if self._task is None or self._task[0] != title:
             self.message(title)
-            self._task_began = time.monotonic()
+            self._task_began = self._last_line = time.monotonic()
             if self.console.is_terminal:
                 self._live = Live(console=self.console, refresh_per_second=4, transient=True)
                 self._live.start()
         self._task = (title, done, total)
         if self._live:
             self._live.update(self._render_task())
+        elif total and time.monotonic() - self._last_line >= LINE_EVERY:
+            self._last_line = time.monotonic()
+            left = (self._last_line - self._task_began) / done * (total - done) if done else None
+            self._line(f"{title}: {done:,} of {total:,}{self._left(left, ', ', '')}")
 
     def close(self) -> None:
         """Takes the live display away."""

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 NUM, GRID_MOST, SHOWN = 64, 4096, 8
 #: below so many images Ray takes longer to start than this process to draw them
 RAY_FROM = 1024
+#: bytes of weights
+ONE_THREAD_BELOW = 8 << 20
 
 
 def sample(
@@ -113,12 +115,13 @@ def sample(
     how = sampler_for(who, nfe, levels, named)
     drawing = _drawing(who, facts, how, seed, num, labels)
     progress = Progress(errors)
+    _set_threads(who, facts)
     try:
         if trajectory is not None:
             _write_trajectory(who, how, drawing, trajectory)
         if out is not None:
             with _place(drawing, parallel, address, progress) as pool:
-                _write(who, how, drawing, out, pool, lambda done, of: progress.task(f"Sampling {run}", done, of))
+                _write(who, how, drawing, out, pool, _told(progress, run))
     finally:
         progress.close()
     told = {"sampler": how.title, "nfe": how.nfe, "times": how.times, "weights": who.weights}
@@ -188,7 +191,7 @@ def _place(drawing: Drawing, parallel: int, address: str | None, progress: Any) 
     """A pool of --parallel actors, or this process."""
     from contextlib import nullcontext
 
-    if parallel > 1 and drawing.count < RAY_FROM:
+    if parallel > 1 and address is None and drawing.count < RAY_FROM:
         progress.message(f"Fewer than {RAY_FROM:,} images: this process draws them")
     elif parallel > 1 or address is not None:
         return working(parallel, address)
@@ -196,6 +199,31 @@ def _place(drawing: Drawing, parallel: int, address: str | None, progress: Any) 
     from cmray.engine.session import default_device
 
     return nullcontext(InlinePool(default_device(), one_thread=False))
+
+
+def _set_threads(who: Subject, facts: CheckpointFacts) -> None:
+    """One CPU thread for a small network, else all: on a busy machine waking others took 50 times as long as it."""
+    import torch
+
+    from cmray.engine.model import weights_file
+    from cmray.engine.session import prepare_process
+
+    size = (who.checkpoint / weights_file(facts, who.weights, who.checkpoint)).stat().st_size
+    prepare_process(1 if size < ONE_THREAD_BELOW else torch.get_num_threads())
+
+
+def _told(progress: Any, run: str) -> Callable[[int, int], None]:
+    """Shows what is drawn now; what is there from a command that was stopped would make it look fast."""
+    there: list[int] = []
+
+    def told(done: int, of: int) -> None:
+        if not there:
+            there.append(done)
+            if done:
+                progress.message(f"{done:,} of {of:,} images are there already")
+        progress.task(f"Sampling {run}", done - there[0], of - there[0])
+
+    return told
 
 
 def _write(

@@ -16,7 +16,7 @@ import numpy as np
 from cmray.config.identity import content_hash
 from cmray.core.errors import CmrayError, StorageError
 from cmray.core.files import write_atomic
-from cmray.core.locks import locked
+from cmray.core.locks import LOCK, locked
 from cmray.core.rng import SampleNoise
 from cmray.engine.evaluator import Call, Pool
 from cmray.engine.model import SAMPLE_BLOCK
@@ -129,6 +129,7 @@ def drawn(
         StorageError: another process draws into this folder, or it cannot be written.
         DataError: some images are not finite.
     """
+    _check_own(folder)
     with locked([folder], "wait for it, or write elsewhere"):
         try:
             parts = Parts(folder, drawing)
@@ -141,16 +142,21 @@ def drawn(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _check_own(folder: Path) -> None:
+    """Raises StorageError for a folder that somebody else made: what is in it is going to be removed."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - {LOCK} and _ORDER not in names:
+        raise StorageError(f"{folder} holds files that are not cmray's, such as {min(names)}; move it away")
+
+
 def _claim(folder: Path, key: str) -> None:
     """Empties the folder of what belongs to another drawing."""
     order = folder / _ORDER
     if order.is_file() and order.read_text() == key:
         return
-    others = [path for path in folder.iterdir() if path.name != ".lock"]
-    if others and not order.is_file():
-        raise StorageError(f"{folder} holds files that are not cmray's, such as {others[0].name}; move it away")
-    for path in others:
-        path.unlink()
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            path.unlink()
     write_atomic(order, key)
 
 

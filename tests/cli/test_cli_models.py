@@ -165,7 +165,8 @@ def test_a_folder_holds_the_same_pixels_as_the_arrays(models, tmp_path):
     for out in (tmp_path / "x.npz", tmp_path / "folder"):
         good(here("sample", models.student, "--storage", models.storage, "--out", out, "--num", 3, "--seed", 7))
     arrays = np.load(tmp_path / "x.npz")["arr_0"]
-    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == ["000007.png", "000008.png", "000009.png"]
+    names = ["000007.png", "000008.png", "000009.png", "index.csv", "sampler.json"]
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == names
     for i in range(3):
         image = np.asarray(Image.open(tmp_path / "folder" / f"{7 + i:06d}.png"))
         np.testing.assert_array_equal(image, arrays[i, :, :, 0])
@@ -176,7 +177,7 @@ def test_a_grid_is_a_picture_and_machines_are_told(models, tmp_path):
     told = good(
         here("sample", models.teacher, "--storage", models.storage, "--out", out, "--nfe", 3, "--num", 9, "--json")
     ).json
-    where = {"out": str(out), "num": 9, "weights": "ema 0.9"}
+    where = {"out": str(out), "num": 9, "seed": 0, "weights": "ema 0.9"}
     assert told == {**where, "sampler": "edm-heun", "nfe": 3, "times": told["times"]}
     assert told["times"][0] == 80
     assert told["times"] == sorted(told["times"], reverse=True)

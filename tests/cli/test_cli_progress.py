@@ -181,3 +181,18 @@ def test_a_failure_before_its_first_event(tmp_path):
 )
 def test_durations_as_people_write_them(seconds, shown):
     assert duration(seconds) == shown
+
+
+def test_a_long_task_says_now_and_then_how_far_it_is_without_a_terminal(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    c = console(False)
+    progress = Progress(c)
+    for done in range(0, 1001, 100):
+        progress.task("Sampling [it]", done, 1000)
+        clock[0] += 5
+    progress.close()
+    lines = [" ".join(line.split()) for line in written(c).splitlines()]
+    assert [line.partition("Sampling")[2] for line in lines] == [
+        " [it]", " [it]: 300 of 1,000, 35 s left", " [it]: 600 of 1,000, 20 s left", " [it]: 900 of 1,000, 5 s left",
+    ]  # fmt: skip
