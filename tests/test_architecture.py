@@ -16,6 +16,7 @@ PLAIN = [
     "nn",
     "objectives",
     "samplers",
+    "editing",
     "datasets",
     "metrics",
     "stopping",

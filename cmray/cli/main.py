@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from cmray import __version__
-from cmray.cli import data, doctor, evaluate, features, jobs, report, sample, search, sweep, theory, train, ui
+from cmray.cli import data, doctor, edit, evaluate, features, jobs, report, sample, search, sweep, theory, train, ui
 from cmray.cli.console import errors
 from cmray.core.errors import CmrayError
 
@@ -47,6 +47,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("search")(search.search)
 app.command("sample")(sample.sample)
+app.command("edit")(edit.edit)
 app.command("report")(report.report)
 app.command("theory")(theory.theory)
 app.add_typer(data.app, name="data")

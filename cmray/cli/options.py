@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,21 +113,27 @@ def on_command_line(context: typer.Context, parameter: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def same_command(context: typer.Context) -> str:
-    """The command line that was given, to copy: what stood on it and nothing that the environment says."""
+def same_command(context: typer.Context, without: Collection[str] = ()) -> str:
+    """The command line that was given, to copy: what stood on it and nothing that the environment says.
+
+    Args:
+        without: parameters that are left out, as the command's function calls them.
+    """
+    arguments: list[str] = []
     words: list[str] = []
     for parameter in context.command.params:
-        value = context.params.get(parameter.name or "")
-        if not on_command_line(context, parameter.name or "") or value is None:
+        name = parameter.name or ""
+        value = context.params.get(name)
+        if not on_command_line(context, name) or value is None or name in without:
             continue
         if parameter.param_type_name == "argument":
-            words.insert(0, str(value))
+            arguments.append(str(value))
         elif isinstance(value, bool):
             words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
         else:
             for one in value if isinstance(value, list | tuple) else [value]:
                 words += [parameter.opts[0], str(one)]
-    return shlex.join(["cmray", context.info_name or "", *words])
+    return shlex.join(["cmray", context.info_name or "", *arguments, *words])
 
 
 def mlflow_command(tracking_uri: str | None, storage: Path, seen: str | None) -> str | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cmray.config.run import RunConfig
 from cmray.core.errors import CmrayError
-from cmray.core.precond import to_pixels
+from cmray.core.precond import from_pixels, to_pixels
 from cmray.engine.model import SAMPLE_BLOCK, Model, SamplerName
 from cmray.engine.results import Subject
 from cmray.engine.searched import SearchedTimes, Times, name_of, sampler_for, searched_times
@@ -27,6 +29,7 @@ class TrainedModel:
         model.sample(16, times=[80, 0.8], seed=5)   # two steps
         model.sample(16, nfe=2, times="searched", labels=[3], uint8=True)
         model.denoise(x, 0.5)
+        model.edit("inpaint", images, box=(2, 2, 4, 4))
 
     Args:
         model: network, preconditioning and run config.
@@ -210,6 +213,61 @@ class TrainedModel:
             None if label is None else label.to(self.device),
         )
         return answer.to(x.device)
+
+    def edit(
+        self,
+        task: str,
+        images: Tensor | np.ndarray | None = None,
+        *,
+        num: int | None = None,
+        labels: int | Sequence[int] | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        times: Sequence[float] | None = None,
+        uint8: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """Edits images that the model was never trained to edit   (Consistency Models, Alg. 4).
+
+            model.edit("inpaint", images, box=(2, 2, 4, 4), num=3)      # [N,3,C,H,W]
+            model.edit("colorize", images), model.edit("superres", images, factor=4)
+            model.edit("stroke", paintings, level=0.5)
+            model.edit("denoise", images, level=(0.5, 2.0))             # [N,2,C,H,W], a level each
+            model.edit("interpolate", between=(3, 8), frames=12)        # [1,12,C,H,W], a frame each
+
+        What is known of an image is kept, to the bit by inpaint and stroke, to about 1e-6 by colorize and superres.
+
+        Args:
+            task: the name of one in `cmray.editing`, whose class says what its options are.
+            images: [N,C,H,W] of the model's shape: float in [-1, 1], or uint8. superres takes images of full size too,
+                and keeps the means of their patches. interpolate takes two, or none.
+            num: results per image, >= 1, of the seeds seed, ..., seed + num - 1. Default: 3; of denoise and
+                interpolate 1.
+            labels: of a class-conditional model, 0 to num_classes - 1, repeated in turn over the images; by default
+                each seed draws its own.
+            seed: 0 to 2**63 - num.
+            steps: how many noise levels, >= 1; times: the levels, descending, in (sigma_min, sigma_max]. Default: the
+                task's.
+
+        Returns:
+            On the CPU, float32 [N,K,C,H,W] in [-1, 1], or uint8 in [0, 255]: K results for each image (of interpolate
+            for each way), by seed, then by level or frame.
+
+        Raises:
+            CmrayError: an unknown task or option, or what does not fit the model.
+        """
+        from cmray.engine.edit import edit, make_task
+
+        if isinstance(images, np.ndarray):
+            images = torch.from_numpy(images)
+        if images is not None:
+            images = from_pixels(images) if images.dtype == torch.uint8 else images.float()
+        given = [labels] if isinstance(labels, int) else labels
+        results = edit(self.model, make_task(task, options), images, num, seed, given, steps, times)
+        results.sort(key=lambda result: (result.row.group, result.row.seed))  # stable: levels and frames stay in order
+        out = torch.stack([result.image for result in results])
+        out = out.unflatten(0, (1 + results[-1].row.group, -1))
+        return to_pixels(out) if uint8 else out
 
     # its arguments
 

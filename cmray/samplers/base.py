@@ -109,14 +109,17 @@ class Sampler(ComponentConfig):
         noise: SampleNoise,
         label: Tensor | None = None,
         watch: Callable[[Moment], None] | None = None,
+        around: Tensor | None = None,
     ) -> Tensor:
         """Clean images, float32 [B,C,H,W], about [-1, 1]. The result depends on weights, sampler and seeds only.
 
         Args:
             watch: told of every step in which the network is asked.
+            around: images [B,C,H,W] that the first noise, sigmas[-1] z, is added to; by default it is alone.
         """
         ask = (lambda *args: denoise(*args).clamp(-1, 1)) if self.clip_denoised else denoise
         x = self.sigmas[-1] * noise.draw()
+        x = x if around is None else around + x
         past: list[Tensor] = []
         for i in reversed(range(len(self.sigmas))):
             x = self.step(ask if watch is None else _watched(ask, watch), x, i, noise, label, past)

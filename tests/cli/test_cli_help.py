@@ -13,6 +13,7 @@ COMMANDS = [
     "evaluate",
     "search",
     "sample",
+    "edit",
     "report",
     "theory",
     "ui",
