@@ -25,6 +25,7 @@ PLAIN = [
     "tracking",
     "theory",
     "report",
+    "exchange",
 ]
 
 IMPORT_ALL = """

@@ -218,7 +218,8 @@ def load_model(folder: Path, device: torch.device, weights: str | None = None) -
 def _weights_file(facts: CheckpointFacts, weights: str | None, folder: Path) -> str:
     if weights is None:
         return facts.weights_file
-    known = {"student": "student.safetensors", **{f"ema {r}": ema_file(r) for r in facts.run.train.ema}}
+    named = {"student": "student.safetensors", **{f"ema {r}": ema_file(r) for r in facts.run.train.ema}}
+    known = {name: file for name, file in named.items() if file in facts.files}  # imported ones have the EMA alone
     if weights not in known:
         raise CheckpointError(f"{folder} has no weights '{weights}'; it has: {', '.join(known)}")
     return known[weights]

@@ -68,7 +68,8 @@ def subject(trial_folder: Path, checkpoint: Path, weights: str | None = None) ->
     facts = read_checkpoint_facts(checkpoint)
     known = {f"ema {rate}": ema_file(rate) for rate in facts.run.train.ema}
     usual = next(iter(known))
-    known["student"] = "student.safetensors"
+    if "student.safetensors" in facts.files:  # imported weights are the EMA alone
+        known["student"] = "student.safetensors"
     chosen = weights or usual
     if chosen not in known:
         raise CheckpointError(f"{checkpoint} has no weights '{chosen}'; it has: {', '.join(known)}")
