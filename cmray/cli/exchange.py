@@ -97,7 +97,7 @@ def import_(
     asked = Asked(_spec(objective, "--objective"), _data(data), licence, note)
     try:
         with _working(f"reading {file}"):
-            facts = import_checkpoint(kind(**given), file, out, asked)
+            facts, assumed = import_checkpoint(kind(**given), file, out, asked)
     except MismatchError as error:
         _show(error)
         raise
@@ -106,11 +106,15 @@ def import_(
     run, shape = facts.run, "x".join(str(side) for side in facts.shape[1:])
     if as_json:
         told = {"out": str(out), "shape": facts.shape, "num_classes": facts.num_classes, "net": facts.run_config["net"]}
-        print_json({**told, "objective": facts.run_config["objective"], "origin": origin.model_dump()})
+        print_json(
+            {**told, "objective": facts.run_config["objective"], "origin": origin.model_dump(), "assumed": assumed}
+        )
         return
     classes = f", {facts.num_classes} classes" if facts.num_classes else ""
     say(f"{run.net.name} for {shape} images of {facts.shape[0]} channels{classes}, {run.objective.name}: {out}")
     say(f"from {origin.file}, SHA-256 {origin.sha256[:12]}, licence {origin.licence or 'unknown (--licence NAME)'}")
+    if assumed:
+        say(f"assumed: {assumed}")
     if run.objective.kind == "denoiser":
         say(f"next: cmray sample {out} --nfe 35 --out samples.png; in an experiment: teacher: {{checkpoint: {out}}}")
     else:

@@ -38,6 +38,7 @@ class Foreign:
         objective: what the file says it was trained with, as in an experiment file; None where it does not tell.
         num_sigmas: points of the grid of noise levels, where the file tells.
         run: the whole run, where the file tells it.
+        assumed: what nothing in the file tells and was taken to be so, as a sentence; "" for nothing.
         licence: of the weights, where the file tells it.
         origin: of weights that cmray exported and that were imported before.
     """
@@ -51,6 +52,7 @@ class Foreign:
     objective: Any = None
     num_sigmas: int | None = None
     run: RunConfig | None = None
+    assumed: str = ""
     licence: str | None = None
     origin: Origin | None = None
 

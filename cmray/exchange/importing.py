@@ -42,8 +42,8 @@ class Asked:
     note: str = ""
 
 
-def import_checkpoint(source: Source, path: Path, out: Path, asked: Asked) -> CheckpointFacts:
-    """Reads a foreign file and writes a checkpoint folder, whole or not at all.
+def import_checkpoint(source: Source, path: Path, out: Path, asked: Asked) -> tuple[CheckpointFacts, str]:
+    """Reads a foreign file and writes a checkpoint folder, whole or not at all; its manifest, and what was assumed.
 
     Raises:
         CmrayError: the file is something else, or `out` exists.
@@ -70,7 +70,7 @@ def import_checkpoint(source: Source, path: Path, out: Path, asked: Asked) -> Ch
         os.replace(made, out)
     finally:
         shutil.rmtree(parent, ignore_errors=True)
-    return facts
+    return facts, foreign.assumed
 
 
 def check_out(out: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -97,6 +98,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("torch", "Size"): lambda sides=(): tuple(sides),
     ("torch", "device"): lambda *where: ":".join(map(str, where)),
@@ -110,6 +112,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
         ("container", "ModuleDict"), ("container", "ModuleList"), ("container", "Sequential"))},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _record("numpy.ndarray") for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _record("numpy.ndarray") for core in ("core", "_core")},
     ("numpy", "ndarray"): _record("numpy.ndarray"),
     ("numpy", "dtype"): _Dtype,
 }  # fmt: skip
@@ -133,7 +136,8 @@ def read_pickle(path: Path) -> Any:
         CheckpointError: the file names anything that is not listed here, or is no pickle; nothing was run.
     """
     try:
-        with path.open("rb") as file:
+        # torch tells that its typed storages, which such pickles are made of, are of old
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
             return _Unpickler(file).load()
     except _ForeignNameError as error:
         raise CheckpointError(

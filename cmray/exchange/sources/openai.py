@@ -18,6 +18,7 @@ from cmray.nn.adm_state import from_openai, to_openai
 
 #: the noise levels that every published network of this repository was trained for
 NOISE = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0, "sigma_data": 0.5}
+HEADS = "attention has heads of 64 channels, as in the published networks; else --net '{head_width: N}'"
 
 
 @sources.register("openai")
@@ -41,7 +42,9 @@ class OpenAI(Source):
         compare(state, to_openai(net.state_dict(), config), path)
         known = PUBLISHED.get(path.name)
         objective = known.objective if known else None
-        return Foreign(config, from_openai(state, config), shape, classes, path, NOISE, objective)
+        assumed = "" if known or {"head_width", "heads"} & set(self.net) else HEADS
+        ours = from_openai(state, config)
+        return Foreign(config, ours, shape, classes, path, NOISE, objective, assumed=assumed)
 
 
 def _loaded(path: Path) -> Mapping[str, object]:
