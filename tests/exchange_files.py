@@ -73,7 +73,7 @@ def weights_of(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def equal_bits(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
-    assert list(sorted(a)) == list(sorted(b))
+    assert sorted(a) == sorted(b)
     for key in a:
         assert a[key].dtype == b[key].dtype
         assert torch.equal(a[key], b[key]), key
