@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import torch
 from cli_run import CD, apart, good, here, snapshot, write
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "exchange"))
 from exchange_files import ADM, made, random_net, run_of
 from small_sweep import Watcher, sweep
 
@@ -31,8 +29,8 @@ def imported(folder: Path, objective: str, *more: object) -> Path:
     out = folder / f"imported-{objective}"
     good(
         here(
-            "import", "openai", teacher_file(folder), "--out", out, "--objective", objective, "--image-size", 8, "--net",
-            "{head_width: 32}", "--data", "digits", *more,
+            "import", "openai", teacher_file(folder), "--out", out, "--objective", objective, "--image-size", 8,
+            "--net", "{head_width: 32}", "--data", "digits", *more,
         )
     )  # fmt: skip
     return out

@@ -106,7 +106,7 @@ def test_other_pipelines_are_refused_with_the_field_that_says_so(tmp_path, file,
 
 
 def test_folders_that_are_none_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="a pipeline of diffusers is a folder with model_index.json"):
+    with pytest.raises(CheckpointError, match=r"a pipeline of diffusers is a folder with model_index\.json"):
         sources.get("diffusers")().read(tmp_path)
     _, pipe = exported(tmp_path, "attention below")
     weights = pipe / "unet" / "diffusion_pytorch_model.safetensors"
@@ -166,11 +166,11 @@ def test_diffusers_samples_the_same(tmp_path, variant):
     levels = [float(s) for s in pipe.scheduler.sigmas[:2]]
     assert levels[0] == pytest.approx(60.0)
 
-    class Given:
-        left = [z, torch.randn(z.shape, generator=torch.Generator().manual_seed(5))]
+    left = [z, torch.randn(z.shape, generator=torch.Generator().manual_seed(5))]
 
+    class Given:
         def draw(self):
-            return self.left.pop(0)
+            return left.pop(0)
 
     ours = model.sampler(2, levels).sample(model.denoise, Given(), label).clamp(-1, 1) / 2 + 0.5
     torch.testing.assert_close(told, ours, rtol=0, atol=1e-4)

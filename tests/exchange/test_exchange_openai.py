@@ -113,10 +113,6 @@ def test_another_architecture_is_a_table_and_one_line(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["odd.pt"]
 
 
-def broken(state, **changes):
-    return {**state, **changes}
-
-
 @pytest.mark.parametrize(
     ("state", "message"),
     [
@@ -134,7 +130,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path, state, message):
 def test_a_network_of_unknown_size_needs_it(tmp_path):
     net, config = net_of()
     path = saved(tmp_path / "x.pt", to_openai(net.state_dict(), config))
-    with pytest.raises(CheckpointError, match="2 levels of 32, 64 channels, .* give --image-size"):
+    with pytest.raises(CheckpointError, match=r"2 levels of 32, 64 channels, .* give --image-size"):
         sources.get("openai")().read(path)
 
 

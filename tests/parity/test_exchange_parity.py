@@ -29,8 +29,8 @@ def imported(golden, tmp_path_factory):
         torch.save(weights(meta[case]["state_dict"]), folder / f"{case}.pt")
         good(
             here(
-                "import", "openai", folder / f"{case}.pt", "--out", folder / case, "--image-size", 32, "--objective", "ct",
-                "--net", "{head_width: 32}",
+                "import", "openai", folder / f"{case}.pt", "--out", folder / case, "--image-size", 32,
+                "--objective", "ct", "--net", "{head_width: 32}",
             )
         )  # fmt: skip
         out[case] = folder / case
@@ -52,11 +52,11 @@ def test_samples_are_those_of_the_reference(golden, imported):
     model = load_model(imported["cond_updown"], CPU)
     assert model.denoise.precond == BoundaryPrecond(0.5, 0.002)
 
-    class Given:
-        left = [torch.from_numpy(z) for z in numbers["noise"]]
+    left = [torch.from_numpy(z) for z in numbers["noise"]]
 
+    class Given:
         def draw(self):
-            return self.left.pop(0)
+            return left.pop(0)
 
     sampler = model.sampler(1, name="one-step")
     x = sampler.sample(model.denoise, Given(), torch.from_numpy(numbers["y"])).clamp(-1, 1)
