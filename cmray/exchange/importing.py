@@ -98,18 +98,18 @@ def _run(foreign: Foreign, path: Path, asked: Asked) -> RunConfig:
                 f"{path.name} is not the name of a published file, and the file does not tell what it was trained "
                 f"with; say --objective edm, cd or ct"
             )
-        objective = {"name": objective} if isinstance(objective, str) else dict(objective)
+        spec: dict[str, Any] = {"name": objective} if isinstance(objective, str) else dict(objective)
         grid = foreign.num_sigmas
-        if grid is not None and objective.get("name") in ("cd", "ct") and "num_sigmas" not in objective:
-            objective["num_sigmas"] = grid
+        if grid is not None and spec.get("name") in ("cd", "ct") and "num_sigmas" not in spec:
+            spec["num_sigmas"] = grid
         values = {
             "data": dict(data),
             "net": foreign.net.model_dump(mode="json"),
             "noise": dict(foreign.noise),
-            "objective": objective,
+            "objective": spec,
             "train": {"steps": 1, "batch_size": 1, "ema": [RATE]},
         }
-        if objective.get("name") == "cd" or objective.get("init") == "teacher":
+        if spec.get("name") == "cd" or spec.get("init") == "teacher":
             values["teacher"] = {"checkpoint": NO_TEACHER}
     try:
         return RunConfig.model_validate(values)
