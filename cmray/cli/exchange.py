@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 #: registered names, read off the file names: importing them would import torch, which help must not wait for
 _ROOM = Path(__file__).parents[1] / "exchange"
-SOURCES = sorted(path.stem for path in (_ROOM / "sources").glob("*.py") if path.stem != "__init__")
+SOURCES = sorted(path.stem for path in (_ROOM / "incoming").glob("*.py") if path.stem != "__init__")
 #: MLflow's folder is written by tracking/, which alone imports it
-FORMATS = sorted([*(p.stem for p in (_ROOM / "targets").glob("*.py") if p.stem != "__init__"), "pyfunc"])
+FORMATS = sorted([*(p.stem for p in (_ROOM / "outgoing").glob("*.py") if p.stem != "__init__"), "pyfunc"])
 
 #: rows of the table of keys that do not fit
 ROWS = 12

@@ -22,8 +22,8 @@ from cmray.tracking.records import Evaluation, Search
 #: a tensor's sides
 Sides = tuple[int, ...]
 
-sources: Registry[Any] = Registry("source", ["cmray.exchange.sources"])
-targets: Registry[Any] = Registry("format", ["cmray.exchange.targets"])
+sources: Registry[Any] = Registry("source", ["cmray.exchange.incoming"])
+targets: Registry[Any] = Registry("format", ["cmray.exchange.outgoing"])
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,7 @@ class Source(ComponentConfig):
         try:
             return nets.parse(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in ("net", *first["loc"]))
-            text = first["msg"].removeprefix("Value error, ")
-            raise CheckpointError(f"{shown}: {where}: {text}; say what it is with --net") from None
+            raise CheckpointError(f"{shown}: {first_of(error, 'net')}; say what it is with --net") from None
 
 
 @dataclass(frozen=True)
@@ -162,6 +159,15 @@ def compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], shown: 
         f"say what it is with --net",
         rows,
     )
+
+
+def first_of(error: ValidationError, *above: str) -> str:
+    """The first thing that is wrong, "net.heads: ...", below a field."""
+    first = error.errors()[0]
+    key = first.get("ctx", {}).get("key")
+    where = [str(part) for part in (*above, *first["loc"], *([key] if key else []))]
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(where)}: {text}" if where else text
 
 
 def as_float32(state: Mapping[str, Any], shown: Path) -> dict[str, Tensor]:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from cmray.config.checkpoint_facts import CheckpointFacts, Origin, ema_file
 from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError, ConfigError
 from cmray.core.files import sha256_of
 from cmray.engine.checkpoint import save_checkpoint
-from cmray.exchange.base import Foreign, Source
+from cmray.exchange.base import Foreign, Source, first_of
 from cmray.exchange.published import PUBLISHED
+from cmray.objectives import objectives
 
 #: rate of the one average an imported checkpoint has: no memory, the weights as they came
 RATE = 0.0
@@ -109,12 +111,14 @@ def _run(foreign: Foreign, path: Path, asked: Asked) -> RunConfig:
             "objective": spec,
             "train": {"steps": 1, "batch_size": 1, "ema": [RATE]},
         }
-        if spec.get("name") == "cd" or spec.get("init") == "teacher":
+    try:
+        if foreign.run is None and objectives.parse(values["objective"]).uses_teacher:
             values["teacher"] = {"checkpoint": NO_TEACHER}
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {first_of(error, 'objective')}") from None
+    except PydanticCustomError as error:
+        raise CheckpointError(f"{path}: objective: {error.message()}") from None
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        text = first["msg"].removeprefix("Value error, ")
-        raise CheckpointError(f"{path}: {where + ': ' if where else ''}{text}") from None
+        raise CheckpointError(f"{path}: {first_of(error)}") from None

@@ -50,10 +50,12 @@ def test_the_lists_of_names_in_help_are_what_is_registered():
     assert sorted([*targets.names(), "pyfunc"]) == FORMATS
 
 
+@pytest.mark.slow
 def test_an_imported_model_can_be_sampled_evaluated_and_searched(tmp_path):
     out, storage = imported(tmp_path, "ct"), tmp_path / "storage"
     good(here("sample", out, "--nfe", 1, "--num", 4, "--out", tmp_path / "a.npz", "--storage", storage))
     assert np.load(tmp_path / "a.npz")["arr_0"].shape == (4, 8, 8, 1)
+    good(here("data", "prepare", "digits", "--out", storage / "datasets" / "digits"))
     told = good(here("evaluate", out, "--nfe", "1,2", "--num-samples", 64, "--json", "--storage", storage)).json
     assert len(told) == 2
     assert {e["provenance"]["weights"] for e in told} == {"ema 0.0"}
@@ -65,6 +67,7 @@ def test_an_imported_model_can_be_sampled_evaluated_and_searched(tmp_path):
     assert "has no weights 'student'; it has: ema 0.0" in ran.err
 
 
+@pytest.mark.slow
 def test_an_imported_teacher_teaches_in_a_sweep(tmp_path):
     """Two CD trials from it, trained, evaluated and compared with the teacher's own numbers absent."""
     teacher = imported(tmp_path, "edm", "--licence", "mit")
@@ -105,11 +108,11 @@ BAD = [
         ("import", "openai", "full", "--out", "o"),
         "full is a folder; a checkpoint of openai/consistency_models is a file",
     ),
-    (("import", "openai", "text.pt", "--out", "o"), "text.pt"),
+    (("import", "openai", "text.pt", "--out", "o"), "text.pt is not a file of torch.save"),
     (("import", "edm", "text.pt", "--out", "o"), "text.pt is not a whole pickle"),
     (("import", "edm", "text.pt", "--out", "o", "--qkv-order", "heads"), "--qkv-order is about openai's files"),
     (("import", "openai", "text.pt", "--out", "o", "--qkv-order", "x"), "--qkv-order is 'x'; it is thirds or heads"),
-    (("import", "openai", "text.pt", "--out", "o", "--net", "[1]"), "write fields in braces"),
+    (("import", "openai", "text.pt", "--out", "o", "--net", "[1]"), "--net is '[1]'"),
     (("import", "openai", "ok.pt", "--out", "o", "--image-size", "8"), "say --objective edm, cd or ct"),
     (
         ("import", "openai", "ok.pt", "--out", "o", "--image-size", "8", "--objective", "cdd"),
@@ -117,7 +120,7 @@ BAD = [
     ),
     (
         ("import", "openai", "ok.pt", "--out", "o", "--image-size", "8", "--net", "{haed_width: 32}"),
-        "unknown key 'haed_width'",
+        "net.haed_width: unknown key; did you mean 'head_width'?",
     ),
     (("import", "openai", "ok.pt", "--out", "o", "--image-size", "7"), "images of 7x7 do not fit the 2 levels"),
     (("export", "model", "--format", "gguf", "--out", "o"), "unknown format 'gguf'"),

@@ -63,7 +63,7 @@ def test_the_published_networks_have_diffusers_configs():
     [
         ({"name": "mlp", "width": 16}, None, {}, "a network of kind mlp, which none of diffusers' networks computes"),
         (ADM, {"name": "edm"}, {}, "is a denoiser model; ConsistencyModelPipeline is for consistency models"),
-        (ADM, {"name": "ect"}, {}, "has EDM's preconditioning"),
+        (ADM, {"name": "ect", "init": "random"}, {}, "has EDM's preconditioning"),
         ({**ADM, "multipliers": [2, 2]}, None, {}, "net.multipliers begins with 2"),
         ({**ADM, "noise_scale": 1}, None, {}, "net.noise_scale is 1.0"),
         (
