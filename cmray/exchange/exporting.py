@@ -60,6 +60,12 @@ def export_model(what: Exported, target: Target, out: Path) -> str:
     return following
 
 
+def searched_times(what: Exported, nfe: int) -> tuple[float, ...] | None:
+    """The noise levels that the newest search of these weights found for a budget, descending; None without one."""
+    own = [s for s in what.searches if s.nfe == nfe and s.provenance.weights_sha256 == what.model.weights_sha256]
+    return tuple(max(own, key=lambda search: search.time).times) if own else None
+
+
 def _records(folder: Path, kind: type[R]) -> list[R]:
     """Those that can be read, oldest first; a damaged one is left to `cmray report`, which names it."""
     found = []
