@@ -5,8 +5,8 @@
     python analysis/benchmarks/evaluate.py --images 8 --repeats 1 --threads 1 --same 2        # does it run?
 
 All run an Inception-v3 with the same random weights, which this script makes, on the same 32x32 colour images, and
-compare with the same statistics. cmray reads an .npz, as `cmray evaluate --images FILE.npz --parallel THREADS` does: in
-one process for one thread, else with as many Ray actors of one thread each. clean-fid needs image files, whose writing
+compare with the same statistics. cmray reads an .npz, as `cmray evaluate --images FILE.npz --parallel THREADS` does, on
+threads of one process. clean-fid needs image files, whose writing
 is not counted; it decodes and resizes in its own process or in one more, both are shown. torch-fidelity is handed the
 images from memory and resizes as TensorFlow did; where it is not installed its row is left out.
 

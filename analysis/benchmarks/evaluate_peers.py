@@ -32,7 +32,7 @@ Found = tuple[float, np.ndarray]
 
 @contextmanager
 def cmray(folder: Path, threads: int) -> Iterator[Callable[[str], Found]]:
-    """What `cmray evaluate --images FILE.npz --parallel THREADS` does: in this process, or on Ray actors."""
+    """What `cmray evaluate --images FILE.npz --parallel THREADS` does: on threads of this process."""
     from cmray.cli.measuring import working
     from cmray.config.metric import parse_metrics
     from cmray.core.protocol import REFERENCE_BLOCK

@@ -16,8 +16,9 @@ from cmray.cli.options import (
     Sampler,
     Storage,
     TrackingUri,
-    command,
+    mlflow_command,
     numbers,
+    on_command_line,
     sampler_named,
 )
 from cmray.core.protocol import BLOCK, REFERENCE_BLOCK
@@ -33,6 +34,7 @@ NUM_SAMPLES = 10_000
 
 
 def evaluate(
+    context: typer.Context,
     run: Annotated[
         str | None,
         typer.Argument(
@@ -114,6 +116,8 @@ def evaluate(
     for option, given in {**about_models, "--seed-blocks": seed_blocks if seed_blocks > 1 else None}.items():
         if images is not None and given is not None:
             raise typer.BadParameter(f"{option} is about a model's samples, but --images are there already")
+    if images is not None and on_command_line(context, "tracking_uri"):
+        raise typer.BadParameter("--tracking-uri is for a model's run in MLflow, which --images have none of")
     from cmray.cli.progress import Progress
     from cmray.cluster.mirror_models import ModelMirror
     from cmray.config.metric import parse_metrics
@@ -140,7 +144,7 @@ def evaluate(
     else:
         _show(found, sides)
         if seen:
-            say(f"MLflow: {command('ui', storage=storage) if tracking_uri is None else seen}")
+            say(f"MLflow: {mlflow_command(tracking_uri, storage, seen)}")
 
 
 def _samplers(who: Subject, budgets: list | None, levels: list | None, named: dict[str, Any] | None) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,16 @@ Metric = Annotated[
     typer.Option("--metric", help="fd/EXTRACTOR; options as YAML: '{name: fd/trained, extractor: {path: FILE}}'."),
 ]
 NumSamples = Annotated[int, typer.Option("--num-samples", min=2, help="Generated images per number.")]
-Parallel = Annotated[int, typer.Option("--parallel", min=1, metavar="N", help="Ray actors; 1 works in this process.")]
+Parallel = Annotated[
+    int,
+    typer.Option(
+        "--parallel",
+        min=1,
+        metavar="N",
+        help="Chunks at once: threads of this process, or Ray actors where there are GPUs or an --address.",
+    ),
+]
+Actors = Annotated[int, typer.Option("--parallel", min=1, metavar="N", help="Ray actors; 1 works in this process.")]
 
 
 def subject_of(run: str, storage: Path, tracking_uri: str | None, weights: str | None = None) -> Subject:
@@ -51,8 +60,12 @@ def against_of(reference: Path | None, data: str | None, who: Subject | None, st
 
 
 @contextmanager
-def working(parallel: int, address: str | None) -> Iterator[Pool]:
-    """A place to work: this process, or actors on a Ray that is started here or joined."""
+def working(parallel: int, address: str | None, threads: bool = True) -> Iterator[Pool]:
+    """A place to work: this process, or actors on a Ray that is started here or joined.
+
+    Args:
+        threads: whether threads of this process do instead of actors, where it has no GPU.
+    """
     from cmray.cluster.connect import check_reachable, connected, local_capacity, ray_address
     from cmray.cluster.resources import check_pool
     from cmray.engine.evaluator import InlinePool
@@ -64,7 +77,15 @@ def working(parallel: int, address: str | None) -> Iterator[Pool]:
         yield InlinePool(default_device())
         return
     if where is None:
-        check_pool(parallel, local_capacity())
+        capacity = local_capacity()
+        check_pool(parallel, capacity)
+        if threads and not capacity.gpus:
+            from cmray.engine.threads import ThreadPool
+
+            prepare_process(1)
+            with closing(ThreadPool(parallel)) as pool:
+                yield pool
+            return
     else:
         check_reachable(where)
     with connected(where) as capacity:
@@ -92,7 +113,7 @@ def setting(
     if len(specs) != 1 or specs[0].measure.name != "fd":
         raise ConfigError(f"--metric {metric}: searches minimise one Fréchet distance; give fd/EXTRACTOR")
     extractor = specs[0].extractor.model_dump(mode="json")
-    with working(parallel, address) as pool:
+    with working(parallel, address, threads=False) as pool:  # candidates are many and small
         yield reference_for(facts_of(who.run.data, storage), extractor, storage, pool), pool
 
 

@@ -95,13 +95,18 @@ def sampler_named(text: str | None, has_budget: bool) -> dict[str, Any] | None:
     return value
 
 
+def on_command_line(context: typer.Context, parameter: str) -> bool:
+    """Whether a parameter was typed, rather than taken from the environment or its default."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def same_command(context: typer.Context) -> str:
     """The command line that was given, to copy: what stood on it and nothing that the environment says."""
     words: list[str] = []
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
         value = context.params.get(parameter.name or "")
-        if source is None or source.name != "COMMANDLINE" or value is None:
+        if not on_command_line(context, parameter.name or "") or value is None:
             continue
         if parameter.param_type_name == "argument":
             words.insert(0, str(value))
@@ -111,6 +116,11 @@ def same_command(context: typer.Context) -> str:
             for one in value if isinstance(value, list | tuple) else [value]:
                 words += [parameter.opts[0], str(one)]
     return shlex.join(["cmray", context.info_name or "", *words])
+
+
+def mlflow_command(tracking_uri: str | None, storage: Path, seen: str | None) -> str | None:
+    """What opens MLflow: `cmray ui` for the embedded store, else what the tracker says; None where nothing is seen."""
+    return command("ui", storage=storage) if tracking_uri is None and seen else seen
 
 
 def command(*words: str, storage: Path) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmray.cli.console import errors, print_json, say
-from cmray.cli.measuring import Metric, NumSamples, Parallel, note, setting, subject_of
-from cmray.cli.options import DEFAULT_STORAGE, Address, Json, Storage, TrackingUri, command, numbers
+from cmray.cli.measuring import Actors, Metric, NumSamples, note, setting, subject_of
+from cmray.cli.options import DEFAULT_STORAGE, Address, Json, Storage, TrackingUri, command, mlflow_command, numbers
 from cmray.core.protocol import BLOCK
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def search(
         typer.Option("--confirm", metavar="N", help="Measure times within the noise of the best again on N samples."),
     ] = None,
     num_samples: NumSamples = 10_000,
-    parallel: Parallel = 1,
+    parallel: Actors = 1,
     address: Address = None,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
@@ -131,7 +131,7 @@ def search(
         for picture in filter(None, pictures):
             say(f"picture: {picture}")
         if seen:
-            say(f"MLflow: {command('ui', storage=storage) if tracking_uri is None else seen}")
+            say(f"MLflow: {mlflow_command(tracking_uri, storage, seen)}")
         run, last, _ = found[-1]
         say(f"next: {command('sample', run, '--times', _times(last), '--out', 'samples.png', storage=storage)}")
 

@@ -9,7 +9,18 @@ import typer
 from rich.markup import escape
 
 from cmray.cli.console import duration, errors, output, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Overlay, Set, Storage, TrackingUri, same_command
+from cmray.cli.options import (
+    DEFAULT_STORAGE,
+    Address,
+    File,
+    Json,
+    Overlay,
+    Set,
+    Storage,
+    TrackingUri,
+    mlflow_command,
+    same_command,
+)
 from cmray.cli.options import command as cli_command
 from cmray.cli.report import show_record
 
@@ -94,7 +105,7 @@ def sweep(
         outcome = work.run()
     finally:
         progress.close()
-    command = cli_command("ui", storage=storage) if tracking_uri is None else tracker.ui_command()
+    command = mlflow_command(tracking_uri, storage, tracker.ui_command())
     if as_json:
         print_json(_as_json(outcome, command))
     else:
@@ -235,20 +246,21 @@ def _show(outcome: Outcome, command: str | None, storage: Path) -> None:
             say(f"{title:>8}: {outcome.files[name]}")
     if command:
         say(f"{'MLflow':>8}: {command}")
-    best = _best(outcome)
-    if best:
-        words = ("sample", best, "--nfe", "1", "--num", "64", "--out", "samples.png")
+    if words := _sample_best(outcome):
         say(f"{'next':>8}: {cli_command(*words, storage=storage)}")
 
 
-def _best(outcome: Outcome) -> str | None:
-    """EXPERIMENT/TRIAL of the best model in one step."""
-    from cmray.report.columns import one_step_column, value_columns
+def _sample_best(outcome: Outcome) -> list[str]:
+    """The command that draws from the best sampler; empty before there is one."""
+    from cmray.cluster.best import best_sampler, served_times
 
-    trials = outcome.record.trials
-    column = one_step_column(outcome.record, value_columns(outcome.record))
-    ranked = [trials[row] for row in column.best_first() if trials[row].role == "trial"] if column else []
-    return f"{ranked[0].experiment}/{ranked[0].name}" if ranked else None
+    found = best_sampler(outcome.record)
+    if found is None:
+        return []
+    trial, value = found
+    times = served_times(trial, value) if value.provenance.nfe > 1 else None
+    how = ["--times", ",".join(f"{t:.6g}" for t in times)] if times else ["--nfe", str(value.provenance.nfe)]
+    return ["sample", f"{trial.experiment}/{trial.name}", *how, "--num", "64", "--out", "samples.png"]
 
 
 def _as_json(outcome: Outcome, command: str | None) -> dict[str, Any]:

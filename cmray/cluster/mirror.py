@@ -128,8 +128,9 @@ class Mirror:
             return
         trial, evaluation = found
         if evaluation.provenance.n == record.num_samples:
-            name = f"best/{record.metric}"
-            self.tracker.log_metrics(PARENT, {name: evaluation.value}, 0, evaluation.time)
+            name = f"best/{record.metric}"  # at the newest record's time: what is best now may have been measured early
+            now = max(map(_last_time, record.trials), default=evaluation.time)
+            self.tracker.log_metrics(PARENT, {name: evaluation.value}, 0, now)
         named = {e.key: name for name, e in _named(trial.evaluations, record.num_samples)}
         model = served_model(record, trial, evaluation, named[evaluation.key])
         self.tracker.register_model(self._keys[trial.name], model)

@@ -72,7 +72,7 @@ class PlainSweep(Sweep):
                     self.follow(stage.title, [trial], lambda o=order: self._one(*o), 1)
         self._release()
         if self.results is not None:
-            self._measured += self.results.run(InlinePool(self.session.device), "in this process")
+            self.results.run(InlinePool(self.session.device), "in this process")
 
     def _one(self, spec: TrialSpec, place: Location, storage: Path) -> None:
         if self.session.world_size > 1:

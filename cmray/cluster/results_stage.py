@@ -61,6 +61,7 @@ class ResultsStage:
 
     def __init__(self, plan: Plan, settings: EvaluateConfig, storage: Path, observer: Observer):
         self.plan, self.settings, self.storage, self.observer = plan, settings, storage, observer
+        self.measured = 0  # evaluations made by `run`
 
     def check(self) -> None:
         """Raises CmrayError when a model of the plan could not be measured or searched as the file asks."""
@@ -104,23 +105,29 @@ class ResultsStage:
             not subjects or self._drawn() == self._rows(subjects, references)
         )
 
-    def run(self, pool: Pool, where: str) -> int:
-        """Makes what is missing; returns the number of new evaluations."""
+    def run(self, pool: Pool, where: str) -> None:
+        """Makes what is missing; `measured` counts the new evaluations."""
         subjects = self._subjects()
         if not subjects:
-            return 0
+            return
         references = self._references(pool)
         title = f"Evaluating {len(subjects)} models {where}"
-        new = evaluate(self._measurements(subjects), references, pool, lambda d, t: self.observer.task(title, d, t))
-        new += self._search(self._searched_subjects(subjects, references), references, pool, where)
+        self._measure(title, self._measurements(subjects), references, pool)
+        self._search(self._searched_subjects(subjects, references), references, pool, where)
         self._draw(subjects, references, pool)
-        return new
 
-    def _search(self, models: Sequence[Subject], references: list[Reference], pool: Pool, where: str) -> int:
-        """Searches the times of all models in step, one budget after the other; returns the number of evaluations."""
-        config, new = self.plan.config.search, 0
+    def _measure(self, title: str, wanted: list[Measurement], references: list[Reference], pool: Pool) -> None:
+        missing = [m for m in wanted if not is_recorded(m, references)]
+        try:
+            evaluate(wanted, references, pool, lambda d, t: self.observer.task(title, d, t))
+        finally:  # the time may be up in the middle
+            self.measured += sum(is_recorded(m, references) for m in missing)
+
+    def _search(self, models: Sequence[Subject], references: list[Reference], pool: Pool, where: str) -> None:
+        """Searches the times of all models in step, one budget after the other."""
+        config = self.plan.config.search
         if config is None or not models:
-            return 0
+            return
         of = models[0].folder.name if len(models) == 1 else f"{len(models)} models"
         for nfe in config.nfe:
             title = f"Searching {nfe - 1} sampling time{'s' if nfe > 2 else ''} of {of} {where}"
@@ -133,13 +140,11 @@ class ResultsStage:
 
             found = search_together(searches, pool, told)
             final = [m for who, one in zip(models, found, strict=True) for m in self._final(who, one)]
-            what = f"Measuring the times found for {nfe} NFE"
-            new += evaluate(final, references, pool, lambda d, t, what=what: self.observer.task(what, d, t))
+            self._measure(f"Measuring the times found for {nfe} NFE", final, references, pool)
             for remark in filter(None, (search.remark for search in searches)):
                 self.observer.message(remark)
         for who in models:
             search_picture(who.folder, self._labels()[who.folder.name])
-        return new
 
     def _labels(self) -> dict[str, str]:
         """What models are called, by the names of their trials."""

@@ -91,7 +91,6 @@ class Sweep:
         watched = Timed(observer, self.budget)
         self.results = ResultsStage(plan, evaluation, storage, watched) if evaluation else None
         self._follower = Follower(observer, self.mirror, None, self.budget)
-        self._measured = 0
 
     def check(self, room: bool = True) -> None:
         """What can be known before anything starts. Raises ConfigError.
@@ -168,7 +167,7 @@ class Sweep:
             self.prepare_data()
             self._train(stages, capacity)
             if self.results is not None:
-                self._measured += self._on_pool(self.results, capacity)
+                self._on_pool(self.results, capacity)
 
     def prepare_data(self) -> None:
         """Prepares the datasets that cmray knows by name, unless they are there."""
@@ -222,14 +221,14 @@ class Sweep:
         """Runs `work`, which trains `trials`, and passes on what their event files say meanwhile."""
         self._follower.follow(title, trials, work, concurrency)
 
-    def _on_pool(self, results: ResultsStage, capacity: Capacity) -> int:
+    def _on_pool(self, results: ResultsStage, capacity: Capacity) -> None:
         from cmray.cluster.evaluate import EvaluatorPool
 
         gpus = 1.0 if capacity.gpus >= 1 else 0.0
         size = int(max(1, min(capacity.gpus or capacity.free_cpus, capacity.free_cpus)))
         pool = EvaluatorPool(size, cpus=1, gpus=gpus)
         try:
-            return results.run(pool, f"on {size} actor{'s' if size > 1 else ''}")
+            results.run(pool, f"on {size} actor{'s' if size > 1 else ''}")
         finally:
             pool.close()
 
@@ -249,7 +248,8 @@ class Sweep:
                 left.append("evaluation")
         trained = self._follower.trained
         now = self._follower.stopped
-        return Outcome(record, files, trained, failed, self._measured, stopped, now, tuple(left), asked)
+        measured = self.results.measured if self.results else 0
+        return Outcome(record, files, trained, failed, measured, stopped, now, tuple(left), asked)
 
 
 def prepare_named(facts: DataFacts, observer: Observer) -> None:

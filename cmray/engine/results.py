@@ -193,12 +193,6 @@ def recorded(measurement: Measurement, references: References) -> Evaluation | N
         raise StorageError(f"{path} is no Evaluation: {where}: {first['msg']}; remove it to measure again") from None
 
 
-def recorded_value(measurement: Measurement, references: References) -> float:
-    """The value on disk; infinite where there is none."""
-    found = recorded(measurement, references)
-    return math.inf if found is None else found.value
-
-
 def measure_all(
     measurements: Sequence[Measurement],
     references: References,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +11,9 @@ from pydantic import ValidationError
 
 from cmray.core.errors import CmrayError, StorageError, nearest
 from cmray.tracking.decisions import read_decisions, stop_of
+from cmray.tracking.events import read_events
 from cmray.tracking.records import Evaluation, Event, ExperimentRecord, Record, Result, Search, Status, TrialRecord
 
-_log = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
 
 
@@ -90,21 +89,7 @@ def _attempt(path: Path) -> int:
 
 def _events(path: Path) -> list[Event]:
     """Events by step. A resumed trial repeats the steps since its last checkpoint: the later line stands."""
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    events: dict[tuple[str, int], Event] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            event = Event.model_validate_json(line)
-        except ValidationError:
-            # Without its newline a line is still being written, or was cut off; elsewhere somebody should know.
-            if number < len(lines):
-                _log.warning("%s line %d is no event and is left out", path, number)
-            continue
-        events[event.kind, event.step] = event
+    events = {(event.kind, event.step): event for event in read_events(path)}
     return sorted(events.values(), key=lambda event: event.step)
 
 

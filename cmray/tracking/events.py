@@ -7,13 +7,15 @@ trial drops the steps it is going to repeat), so reading tolerates both.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from cmray.core.errors import StorageError
 from cmray.tracking.records import Event
+
+_log = logging.getLogger(__name__)
 
 
 def _encode(event: Event) -> bytes:
@@ -37,15 +39,15 @@ def _parse(path: Path, data: bytes) -> list[Event]:
             continue
         try:
             events.append(_decode(line))
-        except (ValueError, ValidationError) as error:
-            raise StorageError(f"{path}: not an event line: {line[:80]!r}") from error
+        except (ValueError, ValidationError):  # a damaged line sinks no sweep, and somebody should know
+            _log.warning("%s: %r is no event and is left out", path, line[:80])
     return events
 
 
 def read_events(path: Path) -> list[Event]:
     """All events of a file in the order written; an empty list when there is no file.
 
-    A last line without its line end is torn and left out. Raises StorageError for any other line that is no event.
+    A last line without its line end is torn and left out; so is any other line that is no event, with a warning.
     """
     try:
         data = path.read_bytes()
@@ -111,7 +113,7 @@ class EventTail:
         """Events of complete lines not returned before; an empty list when there is no file yet.
 
         After the file was replaced or shortened it is read from its start, but a step of a kind that was returned
-        once is not returned again. Raises StorageError for a whole line that is no event.
+        once is not returned again. A whole line that is no event is left out with a warning.
         """
         try:
             with self.path.open("rb") as file:

@@ -306,6 +306,7 @@ COMMANDS: list[tuple[list[str], list[str]]] = [
     (["data", "info", "missing"], ["missing", "does not exist", "cmray data prepare"]),
     (["data", "info", "."], ["manifest.json"]),
     (["ui", "--port", "0"], ["--port"]),
+    (["evaluate", "--images", "x.npz", "--tracking-uri", "none"], ["--tracking-uri", "--images"]),
     (["ui"], ["no mlflow.db yet", "cmray sweep"]),
     (["sweeep", "x.yaml"], ["sweeep", "sweep"]),
     (["sweep"], ["FILE"]),

@@ -16,7 +16,7 @@ from cmray.engine.evaluator import InlinePool
 from cmray.engine.images import image_set_of
 from cmray.engine.model import make_sampler
 from cmray.engine.references import Against, references_for
-from cmray.engine.results import Measurement, evaluate, recorded_value, subject
+from cmray.engine.results import Measurement, evaluate, recorded, subject
 
 if __name__ == "__main__":
     storage, trial = Path(sys.argv[1]), Path(sys.argv[3])
@@ -30,4 +30,4 @@ if __name__ == "__main__":
     first = SEED_BASE["report"]
     asked = [Measurement(who, make_sampler(who.run, n), 2000, first, 16, metric=m) for n in (1, 2) for m in metrics]
     evaluate(asked, references, InlinePool(CPU))
-    sys.stdout.write(json.dumps([recorded_value(m, references) for m in asked]))
+    sys.stdout.write(json.dumps([recorded(m, references).value for m in asked]))

@@ -19,7 +19,7 @@ from cmray.engine.results import (
     Measurement,
     evaluate,
     is_recorded,
-    recorded_value,
+    recorded,
     reference_for,
     subject,
 )
@@ -66,11 +66,11 @@ def test_a_measurement_is_recorded_as_soon_as_it_is_there(place):
     with pytest.raises(KeyboardInterrupt):
         evaluate(wanted, reference, CutShort(2))
     assert [is_recorded(m, reference) for m in wanted] == [True, True, False], "two of three chunks were done"
-    first = recorded_value(wanted[0], reference)
+    first = recorded(wanted[0], reference).value
     rest = CutShort()
     assert evaluate(wanted, reference, rest) == 1
     assert rest.done == 1, "what was recorded is not measured again"
-    assert recorded_value(wanted[0], reference) == first
+    assert recorded(wanted[0], reference).value == first
     assert evaluate(wanted, reference, CutShort()) == 0
 
 

@@ -46,7 +46,7 @@ def test_a_torn_last_line_is_skipped_silently_and_a_torn_middle_with_a_word(tmp_
     assert not caplog.records
     path.write_text('{"kind":"cu' + whole)
     assert len(load_experiment(tmp_path, "fig3").trials[0].events) == 2
-    assert "events.jsonl line 1 is no event" in caplog.text
+    assert "is no event and is left out" in caplog.text
 
 
 def test_steps_repeated_after_an_interruption_count_once(tmp_path):
