@@ -24,6 +24,8 @@ from cmray.objectives import objectives
 
 #: rate of the one average an imported checkpoint has: no memory, the weights as they came
 RATE = 0.0
+#: nobody knows how long it was trained; long enough for every schedule to be one
+STEPS = 1_000_000
 #: stands where the run of a distilled model names its teacher
 NO_TEACHER = "not-imported"
 
@@ -109,7 +111,7 @@ def _run(foreign: Foreign, path: Path, asked: Asked) -> RunConfig:
             "net": foreign.net.model_dump(mode="json"),
             "noise": dict(foreign.noise),
             "objective": spec,
-            "train": {"steps": 1, "batch_size": 1, "ema": [RATE]},
+            "train": {"steps": STEPS, "batch_size": 1, "ema": [RATE]},
         }
     try:
         if foreign.run is None and objectives.parse(values["objective"]).uses_teacher:

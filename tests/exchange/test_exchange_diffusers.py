@@ -63,7 +63,7 @@ def test_the_published_networks_have_diffusers_configs():
     [
         ({"name": "mlp", "width": 16}, None, {}, "a network of kind mlp, which none of diffusers' networks computes"),
         (ADM, {"name": "edm"}, {}, "is a denoiser model; ConsistencyModelPipeline is for consistency models"),
-        (ADM, {"name": "ect", "init": "random"}, {}, "has EDM's preconditioning"),
+        (ADM, {"name": "ect", "init": "random", "stages": 2}, {}, "has EDM's preconditioning"),
         ({**ADM, "multipliers": [2, 2]}, None, {}, "net.multipliers begins with 2"),
         ({**ADM, "noise_scale": 1}, None, {}, "net.noise_scale is 1.0"),
         (
@@ -132,14 +132,15 @@ def test_the_objective_of_others_has_to_be_said(tmp_path):
     assert told["objective"]["num_sigmas"]["num_sigmas"] == 18
 
 
-def test_neither_way_needs_diffusers():
-    """The tests before this one ran without it, unless a slow one came first."""
-    from cmray.exchange import targets
-
-    assert "diffusers" in targets.names()
-    assert "diffusers" in sources.names()
-    used = {name for name in sys.modules if name.startswith("cmray.exchange")}
-    assert all("diffusers.pipelines" not in getattr(sys.modules[name], "__dict__", {}) for name in used)
+def test_neither_way_needs_diffusers(tmp_path, monkeypatch):
+    for name in ("diffusers", "onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it raises
+    checkpoint, pipe = exported(tmp_path, "attention above")
+    good(here("import", "diffusers", pipe, "--out", tmp_path / "back"))
+    ran = here("export", checkpoint, "--format", "onnx", "--out", tmp_path / "graph")
+    assert ran.code == 2
+    assert "pip install 'cmray[export]'" in ran.err
+    assert not (tmp_path / "graph").exists()
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ class Onnx(Target):
     """model.onnx with input `noise` (and `labels`), output `image` in about [-1, 1], any batch size; a model card."""
 
     def check(self, exported: Exported) -> None:
-        missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+        missing = [name for name in ("onnx", "onnxscript") if not _is_here(name)]
         if missing:
             raise CheckpointError(f"an ONNX graph needs {' and '.join(missing)}: pip install 'cmray[export]'")
         kind, own = exported.run.objective.kind, exported.run.objective.own_nfe
@@ -84,6 +84,13 @@ class Onnx(Target):
         )
         (folder / "README.md").write_text(model_card(exported, use, library="onnx"))
         return f"python -c \"import onnxruntime as o; print(*o.InferenceSession('{{out}}/{FILE}').get_inputs())\""
+
+
+def _is_here(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # somebody has put nothing in its place
+        return False
 
 
 @contextlib.contextmanager
