@@ -13,7 +13,7 @@ from cmray.exchange.base import Exported
 from cmray.tracking.records import Evaluation
 
 KINDS = {
-    "consistency": "a consistency model: one network evaluation turns noise into an image",
+    "consistency": "a consistency model (Song et al., ICML 2023): one network evaluation turns noise into an image",
     "denoiser": "a denoiser, sampled with an ODE solver; it can teach consistency models",
     "few-step": "a progressively distilled denoiser, right only on the few steps it was distilled to",
 }
@@ -33,7 +33,7 @@ def model_card(exported: Exported, use: str, library: str) -> str:
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {exported.name}",
-        f"{KINDS[exported.run.objective.kind].capitalize()} (Song et al., ICML 2023). Exported by cmray {__version__}.",
+        f"{_upper(KINDS[exported.run.objective.kind])}. Exported by cmray {__version__}.",
         "## Model\n\n" + _table(("what", "value"), _model(exported)),
         "## Data\n\n" + _data(exported),
         "## Results\n\n" + _results(exported),
@@ -52,6 +52,11 @@ def card_fields(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _upper(text: str) -> str:
+    """With a capital at its beginning, and all else as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def _tags(exported: Exported) -> list[str]:

@@ -85,6 +85,15 @@ def test_attention_of_dhariwal_unet_is_ours(tmp_path):
     torch.testing.assert_close(attention(x), x + attention.out(mixed))
 
 
+def test_the_embedding_of_dhariwal_unet_is_ours():
+    """It takes c_noise as it is, where openai's takes 1000 c_noise."""
+    net = random_net(run_of(NETS["adm"], EDM), (3, 8, 8), 0)
+    c_noise = torch.tensor([0.002, 0.5, 80.0]).log() / 4
+    freqs = (1 / 10000) ** (torch.arange(16) / 16)
+    angles = c_noise[:, None] * freqs
+    torch.testing.assert_close(net.embedding.fourier(c_noise), torch.cat([angles.cos(), angles.sin()], dim=1))
+
+
 class Evil:
     """What a pickle can do: call anything."""
 
