@@ -58,7 +58,7 @@ def test_an_imported_model_can_be_sampled_evaluated_and_searched(tmp_path):
     good(here("data", "prepare", "digits", "--out", storage / "datasets" / "digits"))
     told = good(here("evaluate", out, "--nfe", "1,2", "--num-samples", 64, "--json", "--storage", storage)).json
     assert len(told) == 2
-    assert {e["provenance"]["weights"] for e in told} == {"ema 0.0"}
+    assert {e["weights"] for e in told} == {"ema 0.0"}
     good(here("search", out, "--nfe", 2, "--num-samples", 64, "--storage", storage, "--tracking-uri", "none"))
     good(here("export", out, "--format", "safetensors", "--out", tmp_path / "card", "--storage", storage))
     assert "| fd/digits |" in (tmp_path / "card" / "README.md").read_text()
