@@ -83,6 +83,8 @@ def _model(exported: Exported) -> list[tuple[str, str]]:
             ("training", f"{facts.step:,} steps of {run.train.batch_size}, {facts.nimg:,} images seen"),
             ("seed", str(run.seed)),
         ]
+        if run.teacher is not None and run.teacher.identity:
+            rows.append(("teacher", f"content hash {run.teacher.identity}"))
         return rows
     origin = facts.origin
     return [
