@@ -26,6 +26,7 @@ PLAIN = [
     "tracking",
     "theory",
     "report",
+    "exchange",
 ]
 
 IMPORT_ALL = """

@@ -10,7 +10,22 @@ from typing import Any
 import typer
 
 from cmray import __version__
-from cmray.cli import data, doctor, edit, evaluate, features, jobs, report, sample, search, sweep, theory, train, ui
+from cmray.cli import (
+    data,
+    doctor,
+    edit,
+    evaluate,
+    exchange,
+    features,
+    jobs,
+    report,
+    sample,
+    search,
+    sweep,
+    theory,
+    train,
+    ui,
+)
 from cmray.cli.console import errors
 from cmray.core.errors import CmrayError
 
@@ -49,6 +64,8 @@ app.command("search")(search.search)
 app.command("sample")(sample.sample)
 app.command("edit")(edit.edit)
 app.command("report")(report.report)
+app.command("import")(exchange.import_)
+app.command("export")(exchange.export)
 app.command("theory")(theory.theory)
 app.add_typer(data.app, name="data")
 app.add_typer(features.app, name="features")

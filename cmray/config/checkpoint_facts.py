@@ -15,6 +15,17 @@ META = "meta.json"
 FORMAT_VERSION = 1
 
 
+class Origin(BaseModel):
+    """Where the weights of a checkpoint come from that cmray did not train."""
+
+    model_config = ConfigDict(frozen=True)
+    format: str  # as in `cmray import`
+    file: str  # its name, or the folder's
+    sha256: str  # of the file of weights
+    licence: str | None  # of the weights; None where nobody said
+    note: str = ""
+
+
 class CheckpointFacts(BaseModel):
     """What stands in a checkpoint's meta.json; `files` maps every part to its SHA-256."""
 
@@ -31,6 +42,7 @@ class CheckpointFacts(BaseModel):
     run_config: dict[str, Any]
     files: dict[str, str]
     scalars: dict[str, float]
+    origin: Origin | None = None  # of imported weights
 
     @property
     def run(self) -> RunConfig:

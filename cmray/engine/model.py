@@ -252,7 +252,8 @@ def weights_file(facts: CheckpointFacts, weights: str | None, folder: Path) -> s
     """The part of a checkpoint that holds "student" or "ema RATE", or the first EMA. Raises CheckpointError."""
     if weights is None:
         return facts.weights_file
-    known = {"student": "student.safetensors", **{f"ema {r}": ema_file(r) for r in facts.run.train.ema}}
+    named = {"student": "student.safetensors", **{f"ema {r}": ema_file(r) for r in facts.run.train.ema}}
+    known = {name: file for name, file in named.items() if file in facts.files}  # imported ones have the EMA alone
     if weights not in known:
         raise CheckpointError(f"{folder} has no weights '{weights}'; it has: {', '.join(known)}")
     return known[weights]

@@ -42,6 +42,7 @@ class ADMConfig(AttentionUNetConfig):
     heads: int | None = Field(None, ge=1, description="attention heads, in place of head_width")
     scale_shift_norm: bool = Field(True, description="the noise level scales and shifts; otherwise it only shifts")
     resblock_updown: bool = Field(True, description="resample in residual blocks; otherwise in convolutions")
+    noise_scale: float = Field(1000, gt=0, description="the network embeds noise_scale c_noise; NVlabs/edm's has 1")
 
     @model_validator(mode="before")
     @classmethod
@@ -152,14 +153,14 @@ class Up(nn.Module):
 class ADM(nn.Module):
     """F(x [B,C,H,W], c_noise [B], label [B] | None) -> [B,C,H,W], zero at the start.
 
-    c_noise is ln(sigma)/4; the network embeds 1000 c_noise. Each cell of `down` leaves one skip for a cell of `up`.
+    c_noise is ln(sigma)/4; the network embeds noise_scale times it. Each cell of `down` leaves a skip for one of `up`.
     """
 
     def __init__(self, shape: Shape, config: ADMConfig, num_classes: int):
         super().__init__()
         self.checkpointing = config.activation_checkpointing
         widths, attended = config.widths(), config.attention_levels(shape[1])
-        encoding = Sinusoids(config.channels, scale=1000)
+        encoding = Sinusoids(config.channels, scale=config.noise_scale)
         self.embedding = NoiseEmbedding(4 * config.channels, num_classes, config.channels, encoding)
 
         def cell(inp: int, level: int) -> nn.ModuleList:

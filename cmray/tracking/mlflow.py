@@ -266,6 +266,19 @@ def _logged(client: MlflowClient, experiment: str, run: str, model: ServedModel,
     return client.finalize_logged_model(logged.model_id, "READY")
 
 
+def save_pyfunc(model: ServedModel, path: Path) -> None:
+    """Writes the model as a folder that `mlflow models serve -m FOLDER` serves. No store is asked or made.
+
+    Raises CheckpointError for a checkpoint that is damaged.
+    """
+    os.environ.update(_ENVIRONMENT)
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
+        _save(model, Path(folder) / "model")
+        if path.is_dir():
+            path.rmdir()  # empty
+        os.replace(Path(folder) / "model", path)
+
+
 def _save(model: ServedModel, path: Path, logged: LoggedModel | None = None, run: str | None = None) -> None:
     """Writes the model as MLflow's pyfunc flavor, with signature, example and requirements, into a new folder."""
     import mlflow.pyfunc

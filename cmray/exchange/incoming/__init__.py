@@ -1,0 +1,1 @@
+"""Formats that weights come from, each in its own file."""

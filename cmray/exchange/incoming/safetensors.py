@@ -1,0 +1,61 @@
+"""Folders that `cmray export --format safetensors` made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from cmray.config.checkpoint_facts import Origin
+from cmray.config.run import RunConfig
+from cmray.core.errors import CheckpointError
+from cmray.exchange.base import Foreign, Source, compare, meta_net, sources
+from cmray.exchange.card import card_fields
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@sources.register("safetensors")
+class Safetensors(Source):
+    """Everything is told by its config.json: nothing is guessed, and nothing can be overridden."""
+
+    def read(self, path: Path) -> Foreign:
+        if self.net or self.image_size is not None:
+            raise CheckpointError(f"{path} tells its network by itself; leave --net and --image-size out")
+        told = _config(path / CONFIG)
+        try:
+            run = RunConfig.model_validate(told["run"])
+            shape = tuple(int(side) for side in told["shape"])
+            classes = int(told["num_classes"])
+            origin = Origin.model_validate(told["origin"]) if told.get("origin") else None
+            assert len(shape) == 3
+        except (KeyError, TypeError, ValueError, AssertionError, ValidationError) as error:
+            text = (str(error).splitlines() or [""])[-1].strip()
+            raise CheckpointError(f"{path / CONFIG} is not what cmray exports: {type(error).__name__} {text}") from None
+        try:
+            state = load_file(path / WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path / WEIGHTS} cannot be read: {error}") from None
+        net = meta_net(run.net, shape, classes, path)
+        compare(state, net.state_dict(), path / WEIGHTS)
+        licence = card_fields(path / "README.md").get("license")
+        weights = path / WEIGHTS
+        return Foreign(run.net, state, shape, classes, weights, run=run, licence=licence, origin=origin)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}; `cmray export --format safetensors` makes such a folder"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}; it must hold a mapping")
+    return value

@@ -1,0 +1,1 @@
+"""Formats that models go to, each in its own file."""
