@@ -110,7 +110,7 @@ def submitted(
     from cmray.core.errors import ConfigError
     from cmray.tracking.names import check_uri, without_password
 
-    if tracking_uri not in (None, "none"):
+    if tracking_uri is not None and tracking_uri != "none":
         check_uri(tracking_uri)
         if without_password(tracking_uri) != tracking_uri:
             raise ConfigError(

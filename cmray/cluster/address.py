@@ -36,8 +36,8 @@ def job_server(address: str | None) -> str:
         ClusterError: it is no URL, or nothing listens there.
     """
     usual = os.environ.get("RAY_ADDRESS")
-    given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or (usual if is_job_server(usual) else None)
-    url = JOB_SERVER if given in (None, "auto", "local") else given.rstrip("/")
+    given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or (usual if is_job_server(usual) else None) or "auto"
+    url = JOB_SERVER if given in ("auto", "local") else given.rstrip("/")
     found = re.fullmatch(r"https?://(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\s:/\[\]@]+))(?::(?P<port>\d{1,5}))?", url)
     if found is None:
         raise ClusterError(f"'{given}' is no address of a cluster's job server; write http://HOST:8265")
