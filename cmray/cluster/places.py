@@ -16,7 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from cmray.cluster.preemption import draining_nodes
 from cmray.cluster.resources import Admission, Capacity
-from cmray.config.run import ResourcesConfig
+from cmray.config.resources import ResourcesConfig
 
 #: a bundle that is on the head node and takes nothing that a worker may need: Tune's process of a trial whose workers
 #: are Ray Train's must not keep one of them from its node, and must not die with it

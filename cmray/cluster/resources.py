@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cmray.config.run import ResourcesConfig
+from cmray.config.resources import ResourcesConfig
 from cmray.core.errors import ConfigError
 
 #: logical CPUs that trials never take: Ray Data hangs without one

@@ -28,7 +28,7 @@ from cmray.cluster.work import (
     note_failure,
     run_trial,
 )
-from cmray.config.run import ResourcesConfig
+from cmray.config.resources import ResourcesConfig
 from cmray.core.errors import CmrayError
 
 

@@ -11,9 +11,6 @@ from cmray.config.metric import MetricSpec, parse_metric
 from cmray.core.errors import nearest
 from cmray.metrics.extractors import extractors
 
-#: marks a field that does not change what a run computes, so that it is left out of the content hash
-NOT_IDENTITY: Any = {"identity": False}
-
 METRIC_HELP = (
     "fd/EXTRACTOR: the Fréchet distance in an extractor's features; {name: fd/EXTRACTOR, extractor: {OPTION: VALUE}} "
     "gives the extractor options"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from cmray.config.fields import NOT_IDENTITY
-from cmray.core.strict import Strict
+from cmray.core.strict import NOT_IDENTITY, Strict
 
 
 class ResourcesConfig(Strict):

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cmray.config.fields import METRIC_HELP, NOT_IDENTITY, Budgets, Metric
+from cmray.config.fields import METRIC_HELP, Budgets, Metric
 from cmray.config.resources import ResourcesConfig as ResourcesConfig
 from cmray.core.errors import nearest
 from cmray.core.precond import Precond, make_precond
-from cmray.core.strict import Strict
+from cmray.core.strict import NOT_IDENTITY, Strict
 from cmray.datasets import datasets
 from cmray.metrics.extractors import ExtractorConfig
 from cmray.nn import NetField

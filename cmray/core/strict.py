@@ -9,6 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from cmray.core.errors import nearest
 
+#: marks a field that does not change what a run computes, so that it is left out of the content hash
+NOT_IDENTITY: Any = {"identity": False}
+
 
 class Strict(BaseModel):
     """A frozen pydantic model that rejects unknown keys with the closest allowed one."""
