@@ -113,7 +113,8 @@ def import_(
         )
         return
     classes = f", {facts.num_classes} classes" if facts.num_classes else ""
-    say(f"{run.net.name} for {shape} images of {facts.shape[0]} channels{classes}, {run.objective.name}: {out}")
+    channels = f"{facts.shape[0]} channel{'s' * (facts.shape[0] > 1)}"
+    say(f"{run.net.name} for {shape} images of {channels}{classes}, {run.objective.name}: {out}")
     say(f"from {origin.file}, SHA-256 {origin.sha256[:12]}, licence {origin.licence or 'unknown (--licence NAME)'}")
     if assumed:
         say(f"assumed: {assumed}")

@@ -1,4 +1,4 @@
-"""F4: weights that others trained become checkpoints here, and checkpoints become files that others read."""
+"""F3: weights that others trained become checkpoints here, and checkpoints become files that others read."""
 
 from cmray.exchange.base import Exported, Foreign, MismatchError, Source, Target, sources, targets
 
