@@ -60,7 +60,7 @@ def test_a_killed_sweep_keeps_its_decisions_and_a_stopped_trial_is_never_trained
         running.until(lambda: decisions(tmp_path), "the first decision")
         running.look()
         running.process.send_signal(signal.SIGKILL)
-        running.process.wait(10)  # test_ray_faults.py waits for what it leaves; here the block ends it
+        running.process.wait(10)  # test_survival_processes.py waits for what it leaves; here the block ends it
     before = decisions(tmp_path)
     uri = f"sqlite:///{tmp_path}/runs.db"
     ran = to_its_end(tmp_path, file, "--json", tracking=uri)
