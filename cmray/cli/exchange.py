@@ -154,7 +154,7 @@ def export(
 
     Example: cmray export quickstart/cd-1a2b3c --format safetensors --out exported --licence apache-2.0
     """
-    from cmray.cli.places import find_run
+    from cmray.tracking.places import find_run
     from cmray.core.errors import ConfigError, nearest
     from cmray.exchange.base import targets
     from cmray.exchange.exporting import export_model, exported
