@@ -20,6 +20,7 @@ from cmray.cli.options import (
     TrackingUri,
     mlflow_command,
     same_command,
+    shown_storage,
 )
 from cmray.cli.options import command as cli_command
 from cmray.cli.report import show_record
@@ -96,7 +97,7 @@ def sweep(
     if as_json and dry_run:
         print_json(shown)
         return 0
-    _show_plan(shown, str(storage))
+    _show_plan(shown, shown_storage(storage))
     if dry_run:
         return 0
     check_writable(storage)

@@ -13,6 +13,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cmray.cluster.at_hand import noted
 from cmray.cluster.work import TrainSession, TrialFailedError, TrialSpec, keep_error, run_trial
 from cmray.core.errors import CmrayError
 
@@ -63,13 +64,13 @@ def train_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path) -> None:
 
 def _worker(config: dict[str, Any]) -> tuple[str, str] | None:
     """One worker; returns (reason, traceback) of a failure that would happen again: Ray Train restarts for others."""
-    spec: TrialSpec = config["spec"]
     (reference,) = config["data"]
-    try:
-        run_trial(spec, ray.get(reference), TrainSession(Path(spec.folder)))
-    except CmrayError as error:
-        return str(error), traceback.format_exc()
-    except Exception as error:
-        keep_error(spec, error)
-        raise
+    with noted(config["spec"]) as spec:
+        try:
+            run_trial(spec, ray.get(reference), TrainSession(Path(spec.folder)))
+        except CmrayError as error:
+            return str(error), traceback.format_exc()
+        except Exception as error:
+            keep_error(spec, error)
+            raise
     return None

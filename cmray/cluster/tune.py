@@ -14,6 +14,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from cmray.cluster.at_hand import noted, scratch_of
 from cmray.cluster.resources import Admission, Capacity
 from cmray.cluster.train import MAX_FAILURES, train_ddp
 from cmray.cluster.work import TrialSpec, TuneSession, attempted, keep_error, log_line, note_failure, run_trial
@@ -135,7 +136,8 @@ def _bundle(spec: TrialSpec) -> tune.PlacementGroupFactory:
 
 
 def _run_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path) -> None:
-    attempted(spec, lambda: train_ddp(spec, data, scratch))
+    with noted(spec) as here:
+        attempted(here, lambda: train_ddp(spec, data, scratch_of(here, scratch)))
 
 
 def _trial(config: dict[str, Any], specs: list[TrialSpec], data: list[ray.ObjectRef], scratch: str) -> dict[str, Any]:
@@ -144,6 +146,7 @@ def _trial(config: dict[str, Any], specs: list[TrialSpec], data: list[ray.Object
     if resources.workers > 1:
         _run_ddp(spec, data[0], Path(scratch))
     else:
-        session = TuneSession(torch.device("cuda" if resources.gpus_per_worker else "cpu"), Path(spec.folder))
-        attempted(spec, lambda: run_trial(spec, ray.get(data[0]), session))
+        with noted(spec) as here:
+            session = TuneSession(torch.device("cuda" if resources.gpus_per_worker else "cpu"), Path(here.folder))
+            attempted(here, lambda: run_trial(here, ray.get(data[0]), session))
     return {"ended": True}  # a trial without a final result would run again

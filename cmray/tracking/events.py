@@ -6,6 +6,7 @@ trial drops the steps it is going to repeat), so reading tolerates both.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -126,6 +127,10 @@ class EventTail:
                 data = _complete(file.read())
         except FileNotFoundError:
             return []
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return []  # on a network file system: replaced while it was read
         fresh = []
         for event in _parse(self.path, data):
             identity = (event.kind, event.step, tuple(sorted(event.metrics)))
