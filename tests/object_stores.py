@@ -1,5 +1,9 @@
 """Buckets of servers that speak the protocols of object stores, reached by what a user would set."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from pyarrow import fs
 
@@ -21,3 +25,16 @@ def in_gcs(server: str, name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", server)
     fs.GcsFileSystem(anonymous=True, project_id="tests").create_dir(name)
     return f"gs://anonymous@{name}"
+
+
+@contextmanager
+def s3_serving() -> Iterator[str]:
+    """The address of an S3 server, in a thread of this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()

@@ -104,11 +104,15 @@ def _storage(storage: object) -> list[Check]:
 
     from cmray.core.errors import StorageError
     from cmray.core.locks import check_writable
+    from cmray.engine.remote import shown, store_of
 
     folder = Path(str(storage))
     existed = folder.exists()
+    store = store_of(folder)
     try:
         check_writable(folder)
+        if store is not None:
+            store.check_writable()
         free = shutil.disk_usage(folder).free / 2**30
         if not existed:
             folder.rmdir()
@@ -116,7 +120,7 @@ def _storage(storage: object) -> list[Check]:
             Check(
                 "storage",
                 free > 1,
-                f"{folder}: writable, {free:.0f} GiB free",
+                f"{shown(folder)}: writable, {free:.0f} GiB free{' for its working copy' if store else ''}",
                 "free some disk, or --storage elsewhere",
             )
         ]

@@ -121,6 +121,7 @@ def evaluate(
     from cmray.cli.progress import Progress
     from cmray.cluster.mirror_models import ModelMirror
     from cmray.config.metric import parse_metrics
+    from cmray.engine.remote_sync import share
 
     metrics = parse_metrics(metric or ["fd/digits"])
     storage = storage.expanduser().absolute()
@@ -138,6 +139,7 @@ def evaluate(
         found, sides = _model(
             who, run, samplers, n, seed_blocks, metrics, against, storage, parallel, address, progress
         )
+        share([who.folder])
         seen = mirror.send()
     if as_json:
         print_json([_as_json(e) for e in found])

@@ -154,11 +154,11 @@ def export(
 
     Example: cmray export quickstart/cd-1a2b3c --format safetensors --out exported --licence apache-2.0
     """
-    from cmray.tracking.places import find_run
     from cmray.core.errors import ConfigError, nearest
     from cmray.exchange.base import targets
     from cmray.exchange.exporting import export_model, exported
     from cmray.exchange.importing import check_out
+    from cmray.tracking.places import find_run
 
     if to not in FORMATS:
         raise ConfigError(f"unknown format '{to}'; {nearest(to, FORMATS)}")

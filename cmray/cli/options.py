@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,8 +42,27 @@ Overlay = Annotated[
         help="Merge this file over FILE, before --set, e.g. experiments/overlays/digits.yaml. Repeatable.",
     ),
 ]
+
+
+def _storage(given: str | Path) -> Path:
+    """A storage folder; of a URL, the working copy on this machine."""
+    if "://" not in str(given):
+        return Path(given)
+    from cmray.engine.remote import mount
+
+    return mount(str(given))
+
+
 Storage = Annotated[
-    Path, typer.Option("--storage", envvar=STORAGE_VARIABLE, help="Folder for all results.", show_default=True)
+    Path,
+    typer.Option(
+        "--storage",
+        envvar=STORAGE_VARIABLE,
+        metavar="FOLDER_OR_URL",
+        help="Folder for all results, or a URL such as s3://bucket/folder.",
+        show_default=True,
+        parser=_storage,
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
@@ -136,6 +157,12 @@ def same_command(context: typer.Context, without: Collection[str] = ()) -> str:
     return shlex.join(["cmray", context.info_name or "", *arguments, *words])
 
 
+def shown_storage(storage: Path) -> str:
+    """What a person calls a storage folder: its URL where it is the working copy of one."""
+    remote = sys.modules.get("cmray.engine.remote")  # without it there is no URL, and importing it takes a while
+    return remote.shown(storage) if remote is not None else str(storage.expanduser())
+
+
 def mlflow_command(tracking_uri: str | None, storage: Path, seen: str | None) -> str | None:
     """What opens MLflow: `cmray ui` for the embedded store, else what the tracker says; None where nothing is seen."""
     return command("ui", storage=storage) if tracking_uri is None and seen else seen
@@ -143,5 +170,7 @@ def mlflow_command(tracking_uri: str | None, storage: Path, seen: str | None) ->
 
 def command(*words: str, storage: Path) -> str:
     """A cmray command to copy, with --storage where the default would look elsewhere."""
-    place = [] if storage.expanduser().absolute() == default_storage() else ["--storage", str(storage)]
+    where = shown_storage(storage)
+    usual = where == os.environ.get(STORAGE_VARIABLE, "").rstrip("/") or Path(where).absolute() == default_storage()
+    place = [] if usual else ["--storage", where]
     return shlex.join(["cmray", *words, *place])

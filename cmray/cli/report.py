@@ -38,6 +38,7 @@ def report(
     Example: cmray report quickstart --out report
     """
     from cmray.core.errors import CmrayError, UnknownNameError, nearest
+    from cmray.engine.remote_sync import refresh, refresh_all, share
     from cmray.report.build import summary_sentences, write_report
     from cmray.report.compare import compare as beside
     from cmray.report.compare import default_folder
@@ -45,6 +46,9 @@ def report(
     from cmray.report.published import published_datasets
 
     storage = storage.expanduser().absolute()
+    refresh(storage, [experiment, *(compare or [])])
+    if not (storage / experiment / "experiment.json").is_file():
+        refresh_all(storage)  # so that the error names those there are
     record = load_experiment(storage, experiment)
     if compare:
         record = beside([record, *(load_experiment(storage, other) for other in compare)])
@@ -53,6 +57,8 @@ def report(
     if published is not None and published not in published_datasets():
         raise UnknownNameError(f"--published is '{published}'; {nearest(published, published_datasets())}")
     files = write_report(record, out or default_folder(record), published)
+    if out is None:
+        share([default_folder(record)])
     if as_json:
         print_json({"files": {k: str(v) for k, v in files.items()}, "sentences": summary_sentences(record)})
         return

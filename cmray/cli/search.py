@@ -63,6 +63,7 @@ def search(
     from cmray.cli.progress import Progress
     from cmray.cluster.mirror_models import ModelMirror
     from cmray.core.errors import StorageError
+    from cmray.engine.remote_sync import share
     from cmray.engine.results import evaluate as measure
     from cmray.engine.results import recorded
     from cmray.engine.searching import SearchOf, search_grid, search_together, searched_measurement
@@ -106,6 +107,7 @@ def search(
                 pictures.append(search_picture(who.folder, run))
             except StorageError as error:  # of another search of this model; this one is told all the same
                 progress.warn(str(error))
+        share([who.folder for who in models.values()])
         seen = mirror.send()
         if as_json:
             print_json(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,7 @@ from cmray.cli.options import (
     given,
     mlflow_command,
     same_command,
+    shown_storage,
 )
 from cmray.cli.options import command as cli_command
 from cmray.cli.report import show_record
@@ -83,7 +83,7 @@ def sweep(
             overrides=set_ or [],
             overlays=overlay or [],
             only=only or [],
-            storage=_as_written(storage) if given(context, "storage") else None,
+            storage=shown_storage(storage) if given(context, "storage") else None,
             tracking_uri=tracking_uri,
             max_concurrent=max_concurrent,
             max_hours=max_hours,
@@ -117,7 +117,7 @@ def sweep(
     if as_json and dry_run:
         print_json(shown)
         return 0
-    _show_plan(shown, str(storage))
+    _show_plan(shown, shown_storage(storage))
     if dry_run:
         return 0
     check_writable(storage)
@@ -135,11 +135,6 @@ def sweep(
         _show_left(outcome, max_hours, same_command(context))
         return OUT_OF_TIME
     return 1 if outcome.failed else 0
-
-
-def _as_written(storage: Path) -> str:
-    """A place that is named for other machines; a path has lost a slash of a URL."""
-    return re.sub(r"^(\w\w+):/+", r"\1://", str(storage))
 
 
 def _show_left(outcome: Outcome, hours: float | None, again: str) -> None:

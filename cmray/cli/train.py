@@ -54,8 +54,9 @@ def train(
     from cmray.cli.progress import Progress
     from cmray.cluster.connect import ray_address
     from cmray.cluster.sweep import Sweep
-    from cmray.core.locks import check_writable, locked
+    from cmray.core.locks import check_writable
     from cmray.engine.loop import clear_trial
+    from cmray.engine.remote_sync import held
     from cmray.tracking.make import make_tracker
 
     (trial,) = plan.trials
@@ -66,7 +67,7 @@ def train(
     work.check()
     check_writable(storage)
     if resume == "never":
-        with locked([plan.folder]):  # not what another process is training
+        with held(storage, [plan.folder]):  # not what another process is training
             clear_trial(trial.folder)
     tracker.warm_up()
     try:

@@ -9,6 +9,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError, RayTaskError
 
+from cmray.cluster.at_hand import Packed, pack
 from cmray.core.errors import CmrayError
 from cmray.engine.evaluator import Call, Evaluator
 from cmray.engine.session import prepare_process
@@ -20,6 +21,10 @@ class _EvaluatorActor(Evaluator):
     def __init__(self, cpus: int, gpu: bool):
         prepare_process(cpus)
         super().__init__(torch.device("cuda" if gpu else "cpu"))
+
+    def run_packed(self, packed: Packed) -> tuple[Any, dict[str, bytes]]:
+        """A call that names files of the driver's working copy of an object store."""
+        return packed.run(self, ray.get)
 
 
 class EvaluatorPool:
@@ -51,10 +56,14 @@ class EvaluatorPool:
         tries = [0] * len(calls)
         busy: dict[Any, tuple[int, int]] = {}  # object reference -> (call, actor)
         idle = list(range(len(self._actors)))
+        packed: dict[int, Packed | None] = {}
         while waiting or busy:
             while waiting and idle:
                 call, actor = waiting.pop(), idle.pop()
                 method, arguments = calls[call]
+                packed[call] = pack(method, arguments, lambda path: ray.put(path.read_bytes()))
+                if packed[call] is not None:
+                    method, arguments = "run_packed", (packed[call],)
                 busy[getattr(self._actors[actor], method).remote(*arguments)] = (call, actor)
             ready, _ = ray.wait(list(busy), num_returns=1, timeout=1.0)
             for reference in ready:
@@ -72,6 +81,10 @@ class EvaluatorPool:
                 except RayTaskError as error:
                     cause = error.cause
                     raise (cause if isinstance(cause, CmrayError) else error) from None
+                sent = packed.pop(call)
+                if sent is not None:
+                    results[call], files = results[call]
+                    sent.keep(files)
                 got(call, results[call])
         return results
 

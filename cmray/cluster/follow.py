@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cmray.cluster.observer import Observer
 from cmray.cluster.stages import result_of
 from cmray.cluster.stopping import Stopper
 from cmray.config.plan import Trial
-from cmray.core.files import write_atomic
+from cmray.core.files import unseen_for, write_atomic
 from cmray.engine.stop import ask_to_stop, clear_stop
 from cmray.tracking.decisions import in_words
 from cmray.tracking.events import EventTail
@@ -73,6 +74,10 @@ class Follower:
             for trial in trials:
                 clear_stop(trial.folder)
             self.observer.stage_ended()
+        late = time.monotonic() + max((unseen_for(t.folder) for t in trials if t.name not in over), default=0.0)
+        while not asked and len(over) < len(trials) and time.monotonic() < late:  # what a machine wrote shows up late
+            time.sleep(1)
+            poll()
         for trial in trials:
             if trial.name not in over and not asked:
                 write_atomic(trial.folder / "error.txt", "it ended without a result and without an error\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cmray.cluster.at_hand import for_nodes
 from cmray.cluster.data import describe
 from cmray.cluster.stages import Stage, pending_stages, result_of, spec_of
 from cmray.cluster.sweep import Outcome, Sweep
@@ -67,7 +68,7 @@ class PlainSweep(Sweep):
                     self.observer.message(line)
                 if feed.feed != "resident":  # the other ranks find the note of it
                     verify_once(facts.folder, read_manifest(facts.folder), self.storage / "verified")
-                order = spec, trial.data.folder, self.storage
+                order = spec, for_nodes(trial.data.folder), self.storage
                 _said(spec).unlink(missing_ok=True)
                 from_rank0(order, self.session)
                 with self.session.listening():  # a signal saves a checkpoint first

@@ -92,7 +92,7 @@ class ResultsStage:
 
     def complete(self) -> bool:
         """Whether every record is on disk."""
-        if not all(t.data.prepared for t in self.plan.trials):
+        if not all(t.data.prepared or t.data.folder.exists() for t in self.plan.trials):
             return False
         subjects, references = self._subjects(), self._references()
         if not all(is_recorded(m, references) for m in self._measurements(subjects)):

@@ -10,7 +10,8 @@ from cmray.cluster.resources import hungriest_first
 from cmray.cluster.work import TrialSpec
 from cmray.config.plan import Plan, Trial
 from cmray.core.errors import CheckpointError
-from cmray.engine.checkpoint import newest_checkpoint
+from cmray.engine.checkpoint import checkpoints, newest_checkpoint
+from cmray.engine.remote import store_of
 from cmray.engine.result import read_result
 from cmray.stopping import StoppingConfig
 from cmray.tracking.decisions import read_decisions, stop_of
@@ -30,7 +31,10 @@ def final_checkpoint(trial: Trial) -> Path | None:
 
 def resumes_at(trial: Trial) -> int:
     """The step an unfinished trial goes on from, at its newest undamaged checkpoint; 0 without one."""
-    found = newest_checkpoint(trial.folder / "checkpoints", lambda _: None)
+    saved = trial.folder / "checkpoints"
+    if store_of(saved) is not None:  # of a store's, only the manifests are here, and a manifest means a whole one
+        return max((facts.step for facts, _ in checkpoints(saved)), default=0)
+    found = newest_checkpoint(saved, lambda _: None)
     return found[0].step if found else 0
 
 
@@ -96,9 +100,8 @@ def spec_of(trial: Trial) -> TrialSpec:
         teacher = final_checkpoint(trial.teacher)
         if teacher is None:
             raise CheckpointError(f"the teacher {trial.teacher.experiment}/{trial.teacher.name} did not finish")
-    return TrialSpec(
-        trial.name, trial.run.model_dump(mode="json"), str(trial.folder), str(teacher) if teacher else None
-    )
+    run, folder = trial.run.model_dump(mode="json"), str(trial.folder)
+    return TrialSpec(trial.name, run, folder, str(teacher) if teacher else None, store_of(trial.folder))
 
 
 def trials_by_data(trials: Sequence[Trial]) -> dict[str, list[Trial]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmray.cluster.at_hand import for_nodes
 from cmray.cluster.autoscale import at_most, room_for_pool, wait_for_room
 from cmray.cluster.budget import Budget, OutOfTime, Timed
 from cmray.cluster.connect import connected, local_capacity
@@ -32,11 +33,12 @@ from cmray.config.data_facts import DataFacts
 from cmray.config.plan import Plan, Trial
 from cmray.core.errors import DataError
 from cmray.core.files import write_atomic
-from cmray.core.locks import locked
 from cmray.datasets import datasets
-from cmray.datasets.manifest import read_manifest, verify_shards
+from cmray.datasets.manifest import MANIFEST, read_manifest, verify_shards
 from cmray.datasets.whole import load_whole, write_shards
 from cmray.engine.loop import write_config
+from cmray.engine.remote import fetch_folder, offer_folder
+from cmray.engine.remote_sync import held, refresh
 from cmray.engine.stop import clear_stop
 from cmray.report.build import write_report
 from cmray.report.load import load_experiment
@@ -92,6 +94,12 @@ class Sweep:
         self._watched = Timed(observer, self.budget)
         self.results = ResultsStage(plan, evaluation, storage, self._watched) if evaluation else None
         self._follower = Follower(observer, self.mirror, None, self.budget)
+        self._experiments = {t.experiment for t in (*plan.all_trials, *plan.others)} | {plan.config.name}
+        self._exchange: Callable[[], None] = lambda: None
+        refresh(storage, self._experiments)  # where the storage is in an object store, what it has
+        for facts in {t.data.digest: t.data for t in plan.all_trials}.values():
+            if facts.folder.folder is not None:
+                fetch_folder(facts.folder.folder, MANIFEST)
 
     def check(self, room: bool = True) -> None:
         """What can be known before anything starts. Raises ConfigError.
@@ -126,7 +134,8 @@ class Sweep:
         """Does what is missing. Raises CmrayError for what the user can mend; Ctrl-C leaves nothing running."""
         plan = self.plan
         teachers = [t.folder.parent for t in plan.teachers if result_of(t) is None]
-        with locked([plan.folder, *teachers]):
+        warn = self.observer.warn
+        with held(self.storage, [plan.folder, *teachers], self._experiments, warn) as self._exchange:
             write_atomic(plan.folder / "experiment.json", json.dumps(_plan_record(plan), indent=1))
             for trial in plan.all_trials:
                 if result_of(trial) is None:
@@ -176,6 +185,8 @@ class Sweep:
         for facts in {t.data.digest: t.data for t in self.plan.all_trials}.values():
             if not facts.prepared:
                 prepare_named(facts, self.observer)
+            if facts.folder.folder is not None:
+                offer_folder(facts.folder.folder, MANIFEST)
 
     def _train(self, stages: Sequence[Stage], capacity: Capacity) -> None:
         import ray
@@ -193,7 +204,7 @@ class Sweep:
                 facts, feed = trials[0].data, trials[0].run.data
                 if key not in references:
                     self.observer.message(describe(feed, facts.name, facts.count, facts.nbytes, on_ray=True))
-                    references[key] = put_training_data(facts.folder, feed, self.storage)
+                    references[key] = put_training_data(for_nodes(facts.folder), feed, self.storage)
                 ready = self.ready(trials)
                 if ready:
                     specs = [spec_of(t) for t in longest_first(ready)]
@@ -222,7 +233,13 @@ class Sweep:
 
     def follow(self, title: str, trials: Sequence[Trial], work: Callable[[], None], concurrency: int) -> None:
         """Runs `work`, which trains `trials`, and passes on what their event files say meanwhile."""
-        self._follower.follow(title, trials, work, concurrency)
+
+        def exchanged() -> None:
+            self._exchange()  # trials must not find what was taken back, such as a request to stop
+            work()
+            self._exchange()  # and their last words must be here before they are read
+
+        self._follower.follow(title, trials, exchanged, concurrency)
 
     def _on_pool(self, results: ResultsStage, capacity: Capacity) -> None:
         from cmray.cluster.evaluate import EvaluatorPool

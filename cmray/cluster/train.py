@@ -22,6 +22,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cmray.cluster.at_hand import noted
 from cmray.cluster.places import Places, RemotePlaces, bundle_of, is_free
 from cmray.cluster.together import part, say_why, why
 from cmray.cluster.work import TrainSession, TrialFailedError, TrialSpec, keep_error, log_line, moves, run_trial
@@ -89,7 +90,7 @@ def _await_room(spec: TrialSpec, places: Places) -> int | None:
     """With how many workers an elastic run can go on; waits for its least number. None when it is asked to stop."""
     need, stop, told = spec.config.resources, StopFile(Path(spec.folder)), False
     while not stop.asked():
-        workers = places.again(spec.folder, need)
+        workers = places.again(spec.name, need)
         if workers is not None and is_free(need, workers, PATIENCE):
             return workers
         if not told:
@@ -108,7 +109,7 @@ def _growing(spec: TrialSpec, places: Places | None, workers: int, room: Path) -
     def look(places: Places) -> None:
         while not over.wait(GROW_EVERY):
             try:
-                if places.room(spec.folder) > workers:
+                if places.room(spec.name) > workers:
                     ask_to_stop(room, "more workers have room")
                     return
             except Exception:  # the head is away; it may come back
@@ -175,27 +176,28 @@ def _worker(config: dict[str, Any]) -> str | None:
     A failure that would happen again is said in the file `said`, for the driver and the other workers; Ray Train
     starts the workers again for all others.
     """
-    spec, said = config["spec"], Path(config["said"])
+    said = Path(config["said"])
     (reference,) = config["data"]
     if why(said) is not None:  # said by the workers before these
         return None
-    session = TrainSession(Path(spec.folder), said.parent)
-    if config["places"] is not None:
-        node = ray.get_runtime_context().get_node_id()
-        config["places"].stands(spec.folder, session.rank, session.world_size, node)
-    try:
-        outcome = run_trial(spec, ray.get(reference), session)
-    except Exception as error:
-        if isinstance(error, CmrayError):
-            say_why(said, error)
-        if why(said) is None:
-            keep_error(spec, error)
-            raise
-        part()
-        if session.device.type == "cuda":  # others that wait in NCCL are ended by Ray Train, for this error
-            raise
-        return None
-    if session.rank != 0:
-        return None
-    reason = "there is room for more workers" if session.makes_room else "its node is taken away"
-    return MOVED if moves(spec, outcome, reason) else None
+    with noted(config["spec"]) as spec:
+        session = TrainSession(Path(spec.folder), said.parent)
+        if config["places"] is not None:
+            node = ray.get_runtime_context().get_node_id()
+            config["places"].stands(spec.name, session.rank, session.world_size, node)
+        try:
+            outcome = run_trial(spec, ray.get(reference), session)
+        except Exception as error:
+            if isinstance(error, CmrayError):
+                say_why(said, error)
+            if why(said) is None:
+                keep_error(spec, error)
+                raise
+            part()
+            if session.device.type == "cuda":  # others that wait in NCCL are ended by Ray Train, for this error
+                raise
+            return None
+        if session.rank != 0:
+            return None
+        reason = "there is room for more workers" if session.makes_room else "its node is taken away"
+        return MOVED if moves(spec, outcome, reason) else None

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from cmray.cluster.at_hand import noted, scratch_of
 from cmray.cluster.places import ON_HEAD, Places, RemotePlaces, bundle_of, keep_places
 from cmray.cluster.resources import Capacity
 from cmray.cluster.train import MAX_FAILURES, train_ddp
@@ -109,7 +110,7 @@ class _Admitted(Searcher):
             if self._needs[place] in refused:
                 continue
             refused.append(self._needs[place])
-            if self._places.admit(self._specs[place].folder, self._needs[place]):
+            if self._places.admit(self._specs[place].name, self._needs[place]):
                 self._waiting.remove(place)
                 self._running[trial_id] = place
                 return {"trial": place}
@@ -118,7 +119,7 @@ class _Admitted(Searcher):
         return None  # Tune asks again
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self._places.release(self._specs[self._running.pop(trial_id)].folder)
+        self._places.release(self._specs[self._running.pop(trial_id)].name)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is to do is read from the trials' folders."""
@@ -162,7 +163,8 @@ def _run_alone(spec: TrialSpec, data: ray.ObjectRef, scratch: Path, capacity: Ca
 
 
 def _run_ddp(spec: TrialSpec, data: ray.ObjectRef, scratch: Path, places: Places | None) -> None:
-    attempted(spec, lambda: train_ddp(spec, data, scratch, places))
+    with noted(spec) as here:
+        attempted(here, lambda: train_ddp(here, data, scratch_of(here, scratch), places))
 
 
 def _trial(
@@ -178,10 +180,11 @@ def _trial(
         _run_ddp(spec, data[0], Path(scratch), keeper)
     else:
         if keeper is not None:
-            keeper.stands(spec.folder, 0, 1, ray.get_runtime_context().get_node_id())
-        session = TuneSession(torch.device("cuda" if resources.gpus_per_worker else "cpu"), Path(spec.folder))
-        outcome = attempted(spec, lambda: run_trial(spec, ray.get(data[0]), session))
-        if outcome is not None and moves(spec, outcome):
-            # which Tune does not count as a failure, and starts elsewhere
-            raise RayActorError(error_msg="its node is taken away", preempted=True)
+            keeper.stands(spec.name, 0, 1, ray.get_runtime_context().get_node_id())
+        with noted(spec) as here:
+            session = TuneSession(torch.device("cuda" if resources.gpus_per_worker else "cpu"), Path(here.folder))
+            outcome = attempted(here, lambda: run_trial(here, ray.get(data[0]), session))
+            if outcome is not None and moves(here, outcome):
+                # which Tune does not count as a failure, and starts elsewhere
+                raise RayActorError(error_msg="its node is taken away", preempted=True)
     return {"ended": True}  # a trial without a final result would run again

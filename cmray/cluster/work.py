@@ -19,6 +19,7 @@ from cmray.core.files import disk_full, write_atomic
 from cmray.datasets.mapped import MappedDataset
 from cmray.engine.batches import TrainingData
 from cmray.engine.loop import TrainOutcome, train
+from cmray.engine.remote_store import Store
 from cmray.engine.session import Session, prepare_process
 from cmray.engine.stop import STOP, StopFile
 
@@ -33,6 +34,7 @@ class TrialSpec:
     run: dict[str, Any]
     folder: str
     teacher: str | None  # checkpoint folder
+    store: Store | None = None  # whose working copy the paths are of, where the storage is in an object store
 
     @property
     def config(self) -> RunConfig:
@@ -101,16 +103,24 @@ def moves(spec: TrialSpec, outcome: TrainOutcome, why: str = "its node is taken 
 
 def run_trial(spec: TrialSpec, data: TrainingData | MappedDataset, session: Session) -> TrainOutcome:
     """Trains in this process. Warnings go to the trial's log.txt. Raises StorageError when the disk is full."""
+    from cmray.cluster.at_hand import located, mapped_here, synced
+
+    spec = located(spec)
     if isinstance(data, MappedDataset):
-        data = data.open()
+        data = mapped_here(spec, data).open()
     folder = Path(spec.folder)
     run = spec.config
     prepare_process(int(run.resources.cpus_per_worker))
     teacher = Path(spec.teacher) if spec.teacher else None
-    try:
-        return train(run, data, folder, teacher, session, lambda text: log_line(folder, text))
-    except OSError as error:
-        raise disk_full(folder, error) or error from None
+
+    def warn(text: str) -> None:
+        log_line(folder, text)
+
+    with synced(spec, session, warn):
+        try:
+            return train(run, data, folder, teacher, session, warn)
+        except OSError as error:
+            raise disk_full(folder, error) or error from None
 
 
 def log_line(folder: Path, text: str) -> None:

@@ -45,6 +45,28 @@ def disk_full(folder: Path, error: OSError) -> StorageError | None:
     )
 
 
+#: file systems on which another machine's new file may stay unseen for a while, and for how many seconds at most
+NETWORK, UNSEEN = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "ceph", "glusterfs", "9p", "beegfs"), 65.0
+
+
+def unseen_for(folder: Path, mounts: str | None = None) -> float:
+    """Seconds for which a file that another machine wrote to `folder` may not show up here; 0 on a disk.
+
+    Args:
+        mounts: what /proc/mounts says.
+    """
+    try:
+        lines = (Path("/proc/mounts").read_text() if mounts is None else mounts).splitlines()
+    except OSError:  # not Linux
+        return 0.0
+    kinds = {}
+    for line in lines:
+        _, point, kind = line.split()[:3]
+        kinds[Path(point.replace("\\040", " "))] = kind
+    own = next((kinds[place] for place in (folder, *folder.parents) if place in kinds), "")
+    return UNSEEN if own.startswith(NETWORK) else 0.0
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

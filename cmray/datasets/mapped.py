@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from cmray.core.errors import DataError
 from cmray.core.files import write_atomic
+from cmray.core.locks import waited_for
 from cmray.datasets.base import ImageDataset
 from cmray.datasets.location import Location, why
 from cmray.datasets.manifest import ContentDigest, Manifest
@@ -56,10 +57,9 @@ def map_shards(folder: str | Path | Location, manifest: Manifest, cache: Path) -
     path = cache / f"{manifest.digest}.arrow"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with (cache / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with waited_for(cache / ".lock") as alone:
             if not _untouched(path):
-                for left in cache.glob(".map-*"):  # by a process that was killed
+                for left in cache.glob(".map-*") if alone else ():  # by a process that was killed
                     left.unlink()
                 _write(folder, manifest, path)
     except (OSError, pa.ArrowException) as error:
@@ -98,7 +98,7 @@ def _write(folder: str | Path | Location, manifest: Manifest, path: Path) -> Non
         if manifest.encoding == "raw" and digest.hexdigest() != manifest.digest:
             raise DataError(f"{folder}: the shards' content does not match the manifest's digest; prepare it again")
         batch = table_of(0, images, labels).to_batches()[0]  # its image column is the scratch file itself
-        half = path.with_name(f".map-{os.getpid()}")
+        half = path.with_name(f".map-{uuid.uuid4().hex}")
         try:
             with half.open("wb") as out, pa.ipc.new_file(out, batch.schema, options=LARGE) as writer:
                 writer.write_batch(batch)

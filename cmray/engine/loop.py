@@ -79,6 +79,8 @@ def train(
         write_config(folder, run)
         found = newest_checkpoint(saved, warn)
     found = from_rank0(found, session)
+    if found is not None:
+        found = found[0], saved / found[1].name  # type: ignore[index]  # the same checkpoint in this machine's folder
     if run.train.compile:
         torch.compiler.reset()  # a process that trained others before would run into torch's limit of compilations
     state = TrainState(run, data.shape, len(data.classes), teacher, session)

@@ -19,6 +19,7 @@ from cmray.core.grids import karras_sigmas
 from cmray.core.precond import Denoise, Denoiser
 from cmray.core.rng import SampleNoise
 from cmray.engine.checkpoint import load_part
+from cmray.engine.remote import fetch_checkpoint
 from cmray.objectives import Kind
 from cmray.samplers import Moment, Sampler, samplers
 
@@ -230,6 +231,7 @@ def load_model(folder: Path, device: torch.device, weights: str | None = None) -
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or has no such weights.
     """
+    fetch_checkpoint(folder)
     facts = read_checkpoint_facts(folder)
     run = facts.run
     file = weights_file(facts, weights, folder)

@@ -23,12 +23,15 @@ from cmray.engine.images import ImageSet, verify_images
 from cmray.engine.measure import Wanted, groups_in, side
 from cmray.engine.parts import InUse, folder_for, read_arrays, write_arrays
 from cmray.engine.pieces import cut, joined
+from cmray.engine.remote import fetch_folder, offer_folder
 from cmray.metrics.extractors import extractors
 from cmray.metrics.measures.base import Sample
 from cmray.metrics.statistics import FeatureStatistics
 
 #: a need that is no extractor's: the statistics of blocks, of which intervals are made
 BLOCKS = "blocks"
+#: written last, with the hashes of the others
+SIDE = "side.json"
 #: another process that wants less of the same images may write its manifest over ours
 TRIES = 3
 Progress = Callable[[str, int, int], None]
@@ -84,6 +87,7 @@ def described(
     key = content_hash([images.digest, images.count, images.name, images.split, facts.sha256, facts.resizer])[:16]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{images.name}-{facts.name}")[:80]
     folder = storage / "reference" / f"{stem}-{key}"
+    fetch_folder(folder, SIDE)
     found = _read(folder, set(needs))
     for _ in range(TRIES):
         if found is not None:
@@ -106,6 +110,7 @@ def described(
             own.run([("describe", (task,)) for task in tasks], got)
             parts = (joined(read_arrays(Path(str(piece.keep))) for piece in pieces) for pieces in chunks)
             _write(folder, side(parts, wanted), BLOCKS in also)
+            offer_folder(folder, SIDE)
             used.forget(keep)
         found = _read(folder, set(needs))
     if found is None:
@@ -118,7 +123,7 @@ def _held(folder: Path) -> set[str]:
     files = {"features": "features.npy", "probabilities": "probabilities.npy", BLOCKS: "blocks.npz"}
     names = {name for name, file in files.items() if (folder / file).is_file()}
     try:
-        manifest = json.loads((folder / "side.json").read_text())
+        manifest = json.loads((folder / SIDE).read_text())
         return names | ({"spatial"} if manifest.get("spatial") else set())
     except (OSError, ValueError):
         return names
@@ -147,13 +152,13 @@ def _write(folder: Path, sample: Sample, blocks: bool) -> None:
         "spatial": sample.spatial is not None,
         "files": {name: sha256_of(folder / name) for name in files},
     }
-    write_atomic(folder / "side.json", json.dumps(manifest, indent=1))
+    write_atomic(folder / SIDE, json.dumps(manifest, indent=1))
 
 
 def _read(folder: Path, needs: set[str]) -> Sample | None:
     """None when it is not there, lacks something, or is not what its hashes say."""
     try:
-        manifest = json.loads((folder / "side.json").read_text())
+        manifest = json.loads((folder / SIDE).read_text())
         files: dict[str, str] = manifest["files"]
         rows = {name: f"{name}.npy" for name in ("features", "probabilities") if name in needs}
         used = {"statistics.npz", *rows.values(), *(["blocks.npz"] if BLOCKS in needs else [])}

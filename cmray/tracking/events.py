@@ -127,6 +127,10 @@ class EventTail:
                 data = _complete(file.read())
         except FileNotFoundError:
             return []
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            return []  # on a network file system: replaced while it was read
         fresh = []
         for event in _parse(self.path, data):
             identity = (event.kind, event.step, tuple(sorted(event.metrics)))

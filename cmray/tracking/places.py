@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmray.core.errors import CmrayError, nearest
+from cmray.engine.remote import shown
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,14 @@ class Found:
 def find_run(text: str, storage: Path, tracking_uri: str | None = None) -> Found:
     """EXPERIMENT/TRIAL, a trial's name or a beginning of it, an MLflow run id, or a checkpoint's or trial's folder.
 
+    In an object store it looks at what is there now.
+
     Raises:
         CmrayError: nothing or several trials match, or the trial has no checkpoint yet.
     """
+    from cmray.engine.remote_sync import refresh_all
+
+    refresh_all(storage)
     path = Path(text).expanduser()
     if (path / "meta.json").is_file():
         return Found(path.parent.parent if path.parent.name == "checkpoints" else path, path)
@@ -35,7 +41,9 @@ def find_run(text: str, storage: Path, tracking_uri: str | None = None) -> Found
         return _checkpoint(matches[0])
     if len(matches) > 1:
         names = ", ".join(f"{p.parent.name}/{p.name}" for p in matches[:6])
-        raise CmrayError(f"'{text}' is the beginning of {len(matches)} trials in {storage}: {names}; write more of it")
+        raise CmrayError(
+            f"'{text}' is the beginning of {len(matches)} trials in {shown(storage)}: {names}; write more of it"
+        )
     store_is_there = tracking_uri is not None or (storage / "mlflow.db").is_file()  # asking would make one
     if re.fullmatch(r"[0-9a-f]{32}", text) and store_is_there:
         from cmray.tracking.mlflow import trial_of_run
@@ -43,16 +51,19 @@ def find_run(text: str, storage: Path, tracking_uri: str | None = None) -> Found
         name = trial_of_run(text, tracking_uri, storage)
         if name in folders:
             return _checkpoint(folders[name])
-    raise CmrayError(f"no trial or checkpoint '{text}' in {storage}; {nearest(text, folders)}")
+    raise CmrayError(f"no trial or checkpoint '{text}' in {shown(storage)}; {nearest(text, folders)}")
 
 
 def _checkpoint(folder: Path) -> Found:
     from cmray.engine.checkpoint import newest_checkpoint
+    from cmray.engine.remote import fetch_checkpoint
     from cmray.engine.result import read_result
 
     result = read_result(folder)
     if result is not None:
         return Found(folder, folder / "checkpoints" / result.checkpoint)
+    for manifest in sorted(folder.glob("checkpoints/step-*/meta.json")):  # of a trial in a store, only these are here
+        fetch_checkpoint(manifest.parent)
     newest = newest_checkpoint(folder / "checkpoints", lambda _: None)
     if newest is None:
         raise CmrayError(f"{folder.parent.name}/{folder.name} has no whole checkpoint yet")

@@ -1,7 +1,6 @@
 """Object stores of the tests' own: servers that speak the protocols of S3 and of Google Cloud Storage."""
 
 import contextlib
-import logging
 import os
 import socket
 import subprocess
@@ -11,19 +10,13 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
-from object_stores import in_gcs, in_s3
+from object_stores import in_gcs, in_s3, s3_serving
 
 
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    with s3_serving() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
