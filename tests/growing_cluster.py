@@ -42,10 +42,14 @@ def cluster_file(address: str, kinds: dict[str, dict[str, Any]], max_workers: in
         "docker": {},
         "auth": {},
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",  # the wheel lacks the defaults of its own name for it, fake_multinode
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "gcs_address": address,
-            "launch_multiple": True,
             "head_node_id": HEAD_ID,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "use_node_id_as_ip": True,
         },
         "head_node_type": HEAD_TYPE,
         "available_node_types": {HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, **kinds},
