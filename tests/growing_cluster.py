@@ -25,6 +25,9 @@ import psutil
 from cli_run import closed_port
 
 MIB = 2**20
+HEAD_ID = "f" * 51 + "00000"
+#: what the provider of nodes on one machine calls the head, whatever the file says
+HEAD_TYPE = "ray.head.default"
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -38,9 +41,18 @@ def cluster_file(address: str, kinds: dict[str, dict[str, Any]], max_workers: in
         "upscaling_speed": 10,
         "docker": {},
         "auth": {},
-        "provider": {"type": "fake_multinode", "gcs_address": address, "launch_multiple": True},
-        "head_node_type": "head",
-        "available_node_types": {"head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, **kinds},
+        "provider": {
+            "type": "external",  # the wheel lacks the defaults of its own name for it, fake_multinode
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": address,
+            "head_node_id": HEAD_ID,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "use_node_id_as_ip": True,
+        },
+        "head_node_type": HEAD_TYPE,
+        "available_node_types": {HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, **kinds},
         "file_mounts": {},
         "cluster_synced_files": [],
         "file_mounts_sync_continuously": False,
@@ -57,12 +69,11 @@ def growing(kinds: dict[str, dict[str, Any]], max_workers: int, v2: bool) -> Ite
     Yields:
         the address, and the environment of who wants to join.
     """
-    head_id = "f" * 51 + "00000"
     own = {
         "RAY_FAKE_CLUSTER": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_CLOUD_INSTANCE_ID": head_id,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id,
+        "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "RAY_enable_autoscaler_v2": str(int(v2)),
     }
     with _head(_token(), own, kinds, max_workers) as (address, environment, _):
@@ -128,6 +139,10 @@ def _head(
         try:
             _listens(head, host, port, log)
             yield f"{host}:{port}", joining, folder
+        except BaseException:
+            for file in (log, *folder.glob("session_latest/logs/monitor.*")):  # shown by pytest
+                print(f"--- {file.name}\n{file.read_text()[-5000:]}")  # noqa: T201
+            raise
         finally:
             _end(head, name)
 

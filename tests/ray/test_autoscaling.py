@@ -52,12 +52,12 @@ def test_a_sweep_asks_for_the_nodes_it_needs_and_they_leave_when_it_is_done(tmp_
 
 
 def test_a_trial_that_the_cluster_can_never_hold_is_refused_before_anything_starts(tmp_path):
-    file = write(tmp_path / "huge.yaml", CT, resources={"workers": 9}, panels={"N": {"points": [{"seed": 0}]}})
+    file = write(tmp_path / "huge.yaml", CT, resources={"workers": 16}, panels={"N": {"points": [{"seed": 0}]}})
     with growing(KINDS, max_workers=3, v2=False) as (address, environment):
         arguments = ("--storage", tmp_path / "storage", "--tracking-uri", "none", "--address", address)
         ran = apart(tmp_path / "desk", "sweep", file, *arguments, **environment)
         assert ran.code == 2
-        assert "needs 9 cpus" in ran.err
+        assert "needs 16 cpus" in ran.err
         assert "at its largest has 5" in ran.err
         assert now(address, environment)["nodes"] == 1
     assert not (tmp_path / "storage").exists()
