@@ -162,7 +162,7 @@ request = urllib.request.Request('{url}/nodes?view=summary', headers={{'Authoriz
 found = json.load(urllib.request.urlopen(request, timeout=10))['data']['summary']
 print(sum(n['raylet'].get('state') == 'ALIVE' for n in found))
 """
-        end, said = time.monotonic() + 180, ""
+        end, said = time.monotonic() + 400, ""
         while said != str(1 + len(workers)):
             assert time.monotonic() < end, f"{said} nodes instead of {1 + len(workers)}"
             said = client.run("python", "-c", nodes).stdout.strip().rpartition("\n")[2]
