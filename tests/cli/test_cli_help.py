@@ -14,6 +14,8 @@ COMMANDS = [
     "search",
     "sample",
     "edit",
+    "import",
+    "export",
     "report",
     "theory",
     "ui",
@@ -21,8 +23,11 @@ COMMANDS = [
     "features train",
     "data prepare",
     "data info",
+    "jobs submit",
+    "jobs list",
+    "jobs logs",
+    "jobs stop",
 ]
-JOBS = ["jobs submit", "jobs list", "jobs logs", "jobs stop"]
 
 
 def test_help_answers_within_a_second():
@@ -54,7 +59,7 @@ def test_version(tmp_path):
     assert good(apart(tmp_path, "--version")).out.strip() == f"cmray {__version__}"
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *JOBS])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_an_example_that_names_it(command):
     ran = good(here(*command.split(), "--help"))
     text = " ".join(ran.out.split())
