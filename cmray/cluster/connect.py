@@ -145,6 +145,6 @@ def keep_others_out() -> None:
 
 
 def _quiet() -> None:
-    """Ray's libraries log to the console by default; here only errors may."""
-    for name in ("ray", "ray.data", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Ray's libraries log to the console by default; here only errors may, and none of Tune's, which are kept."""
+    for name, level in (("ray", "ERROR"), ("ray.data", "ERROR"), ("ray.train", "ERROR"), ("ray.tune", "CRITICAL")):
+        logging.getLogger(name).setLevel(level)

@@ -32,7 +32,7 @@ from cmray.cluster.stopping import Stopper
 from cmray.config.data_facts import DataFacts
 from cmray.config.plan import Plan, Trial
 from cmray.core.errors import DataError
-from cmray.core.files import write_atomic
+from cmray.core.files import disk_full, write_atomic
 from cmray.datasets import datasets
 from cmray.datasets.manifest import MANIFEST, read_manifest, verify_shards
 from cmray.datasets.whole import load_whole, write_shards
@@ -132,6 +132,12 @@ class Sweep:
 
     def run(self) -> Outcome:
         """Does what is missing. Raises CmrayError for what the user can mend; Ctrl-C leaves nothing running."""
+        try:
+            return self._run()
+        except OSError as error:
+            raise disk_full(self.storage, error) or error from None
+
+    def _run(self) -> Outcome:
         plan = self.plan
         teachers = [t.folder.parent for t in plan.teachers if result_of(t) is None]
         warn = self.observer.warn

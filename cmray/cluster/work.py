@@ -148,17 +148,30 @@ def attempted(spec: TrialSpec, once: Callable[[], T]) -> T | None:
 
 
 def note_failure(spec: TrialSpec, error: BaseException, attempts: int = 1) -> str:
-    """Keeps the error and writes error.txt, the reason first and the traceback below; returns the reason."""
+    """Keeps the error and writes error.txt, the reason first and the traceback below; returns the reason.
+
+    Raises StorageError when the disk is full.
+    """
     reason, file = keep_error(spec, error)
     text = file.read_text()
     if attempts > 1:
         text = text.replace(reason, f"{reason} (attempt {attempts}; all of them in errors/)", 1)
-    write_atomic(Path(spec.folder) / "error.txt", text)
+    try:
+        write_atomic(Path(spec.folder) / "error.txt", text)
+    except OSError as full:
+        raise disk_full(Path(spec.folder), full) or full from None
     return reason
 
 
 def keep_error(spec: TrialSpec, error: BaseException) -> tuple[str, Path]:
-    """Writes the next errors/N.txt; returns the reason in one line and the file."""
+    """Writes the next errors/N.txt; returns the reason in one line and the file. Raises StorageError: disk full."""
+    try:
+        return _keep_error(spec, error)
+    except OSError as full:
+        raise disk_full(Path(spec.folder), full) or full from None
+
+
+def _keep_error(spec: TrialSpec, error: BaseException) -> tuple[str, Path]:
     reason = str(error).strip() or type(error).__name__
     reason = (
         reason.splitlines()[0] if isinstance(error, CmrayError) else f"{type(error).__name__}: {reason.splitlines()[0]}"

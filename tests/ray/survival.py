@@ -65,7 +65,7 @@ def made(folder: Path) -> dict[str, Any]:
             **trained(trial.folder, STEPS),
             "files": read_checkpoint_facts(checkpoint).files,
             "searches": [
-                {key: one[key] for key in ("times", "value", "rounds")}
+                {"times": one["times"], "rounds": one["rounds"], "value": digits(one["value"])}
                 for one in (json.loads(path.read_text()) for path in sorted(trial.folder.glob("searches/*.json")))
             ],
         }
@@ -79,8 +79,13 @@ def trained(folder: Path, steps: int) -> dict[str, Any]:
     assert logged == list(range(LOG, steps + 1, LOG)), f"{folder.name} has steps twice or not at all"
     return {
         "losses": [e.metrics["loss"] for e in events if e.kind == "train"],
-        "curve": [(e.step, e.metrics) for e in events if e.kind == "curve"],
+        "curve": [(e.step, {k: digits(v) for k, v in e.metrics.items()}) for e in events if e.kind == "curve"],
     }
+
+
+def digits(value: float) -> str:
+    """Eleven of them: a distance's last bits follow from the threads that numpy has, which machines do not share."""
+    return f"{value:.11g}"
 
 
 def open_trials(folder: Path, experiment: str) -> list[Path]:
