@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from cmray.cli.console import errors, output, print_json
-from cmray.cli.options import DEFAULT_STORAGE, Address, Json, Storage, TrackingUri
+from cmray.cli.options import DEFAULT_STORAGE, Address, Json, Storage, TrackingUri, shown_storage
 from cmray.core.checks import Check
 
 
@@ -43,7 +43,7 @@ def doctor(
         *_storage(storage),
         _tracking(tracking_uri, str(storage)),
         *_data(data),
-        *_ray(address, str(storage), tracking_uri, data),
+        *_ray(address, shown_storage(storage), tracking_uri, data),
     ]
     checks += [*_weights(), *_backbones()]
     if as_json:
