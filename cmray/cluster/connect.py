@@ -148,3 +148,8 @@ def _quiet() -> None:
     """Ray's libraries log to the console by default; here only errors may, and none of Tune's, which are kept."""
     for name, level in (("ray", "ERROR"), ("ray.data", "ERROR"), ("ray.train", "ERROR"), ("ray.tune", "CRITICAL")):
         logging.getLogger(name).setLevel(level)
+    import ray._private.worker as worker
+
+    # Ray prints to stdout, which is for results, that a worker died; the trial's errors/ says so, and the log
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_, **__: None  # there is no public switch
