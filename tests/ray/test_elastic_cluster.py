@@ -129,10 +129,10 @@ def test_trials_of_one_two_and_three_workers_share_uneven_nodes(tmp_path, cluste
         panels={"sizes": {"points": points}},
         curve=None,
     )
-    arguments = ("sweep", file, "--storage", tmp_path / "storage", "--tracking-uri", "none", "--json")
+    arguments = ("sweep", file, "--storage", tmp_path / "storage", "--tracking-uri", "none")
     with Running(tmp_path / "desk", *arguments, "--address", cluster.address, RAY_AUTH_MODE="disabled") as running:
         ran = running.ended(540)
-    assert good(ran).json["trained"] == len(sizes), ran.err
+    good(ran)
     found = [json.loads(path.read_text())["world_size"] for path in (tmp_path / "storage").glob("*/*/result.json")]
     assert sorted(found) == sorted(size["workers"] for size in sizes)
     assert cluster.do("left") == []
