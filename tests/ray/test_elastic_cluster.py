@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cli_run import EDM, Running, good, here, write
-from ray_cluster import Cluster
 from small_run import go
 from survival import DDP, last_step, open_trials
 
@@ -25,15 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 #: two workers on nodes of three and of two CPUs, one of which is Ray Data's, are on one node each; on one thread
 WIDE = {"workers": 2, "cpus_per_worker": 1.6}
 LOG = 50
-
-
-@pytest.fixture
-def cluster(tmp_path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path)
-    try:
-        yield cluster
-    finally:
-        cluster.end()
 
 
 def losses(folder: Path, cut: list[int]) -> dict[int, float]:

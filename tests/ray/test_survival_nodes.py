@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
-from ray_cluster import Cluster
 from survival import DDP, TEACHER, TUNE, Blow, attempts, made, open_trials, reached, sweeping
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CPUS = 2
-
-
-@pytest.fixture
-def cluster(tmp_path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path)
-    try:
-        yield cluster
-    finally:
-        cluster.end()
 
 
 def test_nodes_are_taken_away_with_and_without_notice_and_with_and_without_another(tmp_path, cluster, undisturbed):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from cmray.core.errors import CheckpointError
 from cmray.exchange.base import Foreign, Source, as_float32, compare, meta_net, sources
 from cmray.exchange.card import card_fields
+from cmray.exchange.files import read_json, read_state
 from cmray.exchange.scheduler import noise_fields
 from cmray.exchange.unet2d import adm_fields, from_unet2d, to_unet2d
 from cmray.nn.adm import ADMConfig
@@ -22,19 +21,21 @@ SCHEDULER, UNET = "scheduler/scheduler_config.json", "unet/config.json"
 #: the first that is there is read; the .bin files are read with weights_only
 WEIGHTS = ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin")
 
+HINT = f"a pipeline of diffusers is a folder with model_index.json, {UNET} and {SCHEDULER}"
+
 
 @sources.register("diffusers")
 class Diffusers(Source):
     """model_index.json, unet/ and scheduler/. A UNet2DModel of the shape of ADM is our `adm`."""
 
     def read(self, path: Path) -> Foreign:
-        index = _json(path / "model_index.json")
+        index = read_json(path / "model_index.json", HINT)
         if index.get("_class_name") != "ConsistencyModelPipeline":
             raise CheckpointError(
                 f"{path} is a {index.get('_class_name')!r} of diffusers; cmray reads ConsistencyModelPipeline"
             )
-        noise, num_sigmas = noise_fields(_json(path / SCHEDULER), path / SCHEDULER)
-        fields, shape, classes = adm_fields(_json(path / UNET), path / UNET)
+        noise, num_sigmas = noise_fields(read_json(path / SCHEDULER, HINT), path / SCHEDULER)
+        fields, shape, classes = adm_fields(read_json(path / UNET, HINT), path / UNET)
         if self.image_size is not None:
             raise CheckpointError(f"{path} tells the size of its images by itself; leave --image-size out")
         config = self.config(fields, path)
@@ -51,21 +52,6 @@ class Diffusers(Source):
         return Foreign(config, ours, shape, classes, weights, noise, objective, num_sigmas, licence=licence)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}; a pipeline of diffusers is a folder with model_index.json, "
-            f"{UNET} and {SCHEDULER}"
-        ) from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; it must hold a mapping")
-    return value
-
-
 def _weights(path: Path) -> Path:
     for name in WEIGHTS:
         if (path / name).is_file():
@@ -74,13 +60,9 @@ def _weights(path: Path) -> Path:
 
 
 def _loaded(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return read_state(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what is no such file may end in any error of the readers
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} cannot be read: {text}") from None
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}; a state dict is a mapping of names to tensors")
-    return state
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -15,8 +13,10 @@ from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError
 from cmray.exchange.base import Foreign, Source, compare, meta_net, sources
 from cmray.exchange.card import card_fields
+from cmray.exchange.files import read_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+HINT = "`cmray export --format safetensors` makes such a folder"
 
 
 @sources.register("safetensors")
@@ -26,7 +26,7 @@ class Safetensors(Source):
     def read(self, path: Path) -> Foreign:
         if self.net or self.image_size is not None:
             raise CheckpointError(f"{path} tells its network by itself; leave --net and --image-size out")
-        told = _config(path / CONFIG)
+        told = read_json(path / CONFIG, HINT)
         try:
             run = RunConfig.model_validate(told["run"])
             shape = tuple(int(side) for side in told["shape"])
@@ -45,17 +45,3 @@ class Safetensors(Source):
         licence = card_fields(path / "README.md").get("license")
         weights = path / WEIGHTS
         return Foreign(run.net, state, shape, classes, weights, run=run, licence=licence, origin=origin)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}; `cmray export --format safetensors` makes such a folder"
-        ) from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; it must hold a mapping")
-    return value
