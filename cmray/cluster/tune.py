@@ -30,7 +30,8 @@ from cmray.cluster.work import (
     run_trial,
 )
 from cmray.config.resources import ResourcesConfig
-from cmray.core.errors import CmrayError
+from cmray.core.errors import CmrayError, StorageError
+from cmray.core.files import disk_full, no_room
 
 
 class Tuning:
@@ -68,7 +69,7 @@ class Tuning:
         function = tune.with_parameters(
             _trial, specs=list(specs), data=[data], scratch=str(self._scratch), places=[remote]
         )
-        sizes = [_reserved(spec) for spec in specs]
+        sizes, deaths = [_reserved(spec) for spec in specs], _Deaths(specs)
         tuner = tune.Tuner(
             tune.with_resources(function, lambda config: tune.PlacementGroupFactory([sizes[config["trial"]]])),
             tune_config=tune.TuneConfig(
@@ -83,11 +84,15 @@ class Tuning:
                 name="trials",
                 storage_path=str(store),
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[_Deaths(specs)],
+                callbacks=[deaths],
                 verbose=0,
             ),
         )
-        for result in tuner.fit():
+        try:
+            results = tuner.fit()
+        except Exception as error:  # Tune words what its callbacks meet, and what it meets itself, as a traceback
+            raise deaths.failure or no_room(store) or error from None
+        for result in results:
             if result.error is not None and result.config is not None:
                 note_failure(specs[result.config["trial"]], result.error, MAX_FAILURES + 1)
 
@@ -136,13 +141,20 @@ class _Deaths(tune.Callback):
 
     def __init__(self, specs: Sequence[TrialSpec]):
         self._specs = specs
+        #: what kept it from keeping one, such as a full disk
+        self.failure: StorageError | None = None
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         spec, error = self._specs[trial.config["trial"]], trial.get_pickled_error()
         if isinstance(error, RayTaskError) and isinstance(error.cause, RayActorError) and error.cause.preempted:
             return  # it moves, and has said so
-        _, file = keep_error(spec, error or RuntimeError("its process died"))
-        log_line(Path(spec.folder), f"its process died; it is started again, see errors/{file.name}")
+        try:
+            _, file = keep_error(spec, error or RuntimeError("its process died"))
+            log_line(Path(spec.folder), f"its process died; it is started again, see errors/{file.name}")
+        except StorageError as failure:
+            self.failure = failure
+        except OSError as failure:
+            self.failure = disk_full(Path(spec.folder), failure)
 
 
 def _reserved(spec: TrialSpec) -> dict[str, float]:

@@ -45,6 +45,19 @@ def disk_full(folder: Path, error: OSError) -> StorageError | None:
     )
 
 
+def no_room(folder: Path) -> StorageError | None:
+    """`disk_full`, if not even a little file can be written into `folder`."""
+    probe = folder / ".room"
+    try:
+        probe.write_bytes(bytes(1 << 12))
+    except OSError as error:
+        return disk_full(folder, error)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
+
+
 #: file systems on which another machine's new file may stay unseen for a while, and for how many seconds at most
 NETWORK, UNSEEN = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "ceph", "glusterfs", "9p", "beegfs"), 65.0
 

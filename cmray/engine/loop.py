@@ -88,7 +88,8 @@ def train(
         state.load(*found)  # type: ignore[misc]
     log = EventLog(folder / "events.jsonl")
     if session.rank == 0:
-        note_attempt(folder, state.step)
+        if state.step < run.train.steps:
+            note_attempt(folder, state.step)
         log.truncate_after(state.step)
         note_workers(run, session, state.step, log, warn)
     points = _points(state, data, log) if session.rank == 0 else None
