@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -205,3 +206,23 @@ def _alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def digits(value: float) -> str:
+    """Eleven of them: a distance's last bits follow from the threads that numpy has, which machines do not share."""
+    return f"{value:.11g}"
+
+
+def final_table(text: str) -> list[dict[str, str]]:
+    """The rows of a report's table.csv that any other sweep of the experiment must give too."""
+
+    def shown(cell: str) -> str:
+        try:
+            return digits(float(cell))
+        except ValueError:
+            return cell
+
+    rows = [{name: shown(cell) for name, cell in row.items()} for row in csv.DictReader(text.splitlines())]
+    for row in rows:
+        assert float(row.pop("minutes")) > 0  # all but the time that it took
+    return rows

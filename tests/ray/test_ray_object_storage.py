@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 import uuid
@@ -12,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from cli_run import CD, EDM, Running, apart, good, write
+from cli_run import CD, EDM, Running, apart, final_table, good, write
 from object_stores import in_s3, s3_serving
 from small_sweep import Watcher
 from small_sweep import sweep as sweep_here
@@ -58,13 +57,6 @@ def swept(desk: Path, study: Path, url: str, cache: Path, *more: str) -> Running
     return Running(desk, "sweep", study, "--storage", url, "--tracking-uri", "none", *more, CMRAY_CACHE=str(cache))
 
 
-def table(text: str) -> list[dict[str, str]]:
-    rows = list(csv.DictReader(text.splitlines()))
-    for row in rows:
-        assert float(row.pop("minutes")) > 0  # all but the time that it took
-    return rows
-
-
 def manifests(store: Store, experiment: str) -> dict[str, int]:
     """The steps of whole checkpoints in the store, by the trial's name: the newest of each."""
     found: dict[str, int] = {}
@@ -90,7 +82,7 @@ def test_a_sweep_that_is_killed_goes_on_anywhere(tmp_path, url):
     plain = sweep_here(study, tmp_path / "local", "none", Watcher())
     report = store.read("study/report/table.csv")
     assert report is not None
-    assert table(report.decode()) == table(plain.files["table.csv"].read_text())
+    assert final_table(report.decode()) == final_table(plain.files["table.csv"].read_text())
     for name, step in saved.items():
         (tmp_path / "events.jsonl").write_bytes(store.read(f"study/{name}/events.jsonl") or b"")
         events = [e for e in read_events(tmp_path / "events.jsonl") if e.kind == "train"]
@@ -125,7 +117,7 @@ def test_two_machines_share_nothing_but_the_store(tmp_path, url, monkeypatch):
             good(running.ended(500))
     finally:
         cluster.shutdown()
-    rows = table((store.read("study/report/table.csv") or b"").decode())
+    rows = final_table((store.read("study/report/table.csv") or b"").decode())
     assert [row["status"] for row in rows] == ["finished"] * 3
     for machine in "ab":
         assert list((tmp_path / machine).rglob("work/*/*/checkpoints/step-*/student.safetensors")), machine

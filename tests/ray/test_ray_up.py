@@ -5,7 +5,6 @@ Where hosts cannot be made, the same sweep runs as a job on several raylets of t
 
 from __future__ import annotations
 
-import csv
 import json
 import secrets
 import shlex
@@ -21,7 +20,7 @@ import psutil
 import pytest
 import ray_hosts
 import yaml
-from cli_run import CD, EDM, ROOT, Ran, apart, write
+from cli_run import CD, EDM, ROOT, Ran, apart, final_table, write
 from ray_heads import started
 from ray_hosts import KEY, SHARED, Host
 
@@ -54,10 +53,8 @@ def study_in(folder: Path) -> Path:
 
 def table(storage: Path) -> list[dict[str, str]]:
     """The final table, all but the time that it took."""
-    rows = list(csv.DictReader((storage / "study" / "report" / "table.csv").open()))
+    rows = final_table((storage / "study" / "report" / "table.csv").read_text())
     assert len(rows) == 3
-    for row in rows:
-        assert float(row.pop("minutes")) > 0
     return rows
 
 
