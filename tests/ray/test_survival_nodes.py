@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from survival import DDP, TEACHER, TUNE, Blow, attempts, made, open_trials, reached, sweeping
+from survival import DDP, TEACHER, TUNE, Blow, attempts, equal, made, open_trials, reached, sweeping
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -59,5 +59,5 @@ def test_nodes_are_taken_away_with_and_without_notice_and_with_and_without_anoth
     assert ran.code == 0, ran.err
     assert "Traceback" not in ran.err
     assert ran.err.count("its node is taken away; it saved step") >= 2
-    assert made(tmp_path) == undisturbed
+    equal(made(tmp_path), undisturbed)
     assert cluster.do("left") == [], "leaked"

@@ -47,7 +47,7 @@ def test_workers_trials_and_evaluators_that_are_killed_are_started_again(tmp_pat
     assert "failed" not in ran.err
     for blow in blows:
         blow.taken()
-    assert made(tmp_path) == undisturbed
+    equal(made(tmp_path), undisturbed)
     (line,) = [line for line in ran.err.splitlines() if "its process died" in line]
     assert "it is started again, see errors/" in line
 
