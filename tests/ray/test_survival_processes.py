@@ -18,6 +18,7 @@ from survival import (
     TEACHER,
     TUNE,
     Blow,
+    equal,
     finishes,
     kill_busiest,
     last_saved,
