@@ -129,7 +129,7 @@ def test_ray_up_a_sweep_from_outside_and_ray_down(tmp_path, local):
         finally:
             down = client.run("ray", "down", "-y", "cluster.yaml", timeout=180)
         assert down.returncode == 0, down.stdout[-4000:]
-        # it stops the head; a worker's raylet leaves when the head has not answered for a minute, later where cores lack
+        # it stops the head; a worker's raylet leaves once the head has not answered for a minute
         end = time.monotonic() + 240
         while left := [command(p)[:90] for h in (head, *workers) for p in h.processes() if is_ray(p)]:
             assert time.monotonic() < end, f"after `ray down` there is still {left}"
