@@ -99,7 +99,7 @@ def test_a_sweep_that_is_killed_goes_on_anywhere(tmp_path, url):
 def test_two_machines_share_nothing_but_the_store(tmp_path, url, monkeypatch):
     from ray.cluster_utils import Cluster
 
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # a token in the home folder of whoever tests would turn it on
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     study = study_in(tmp_path, resources={"workers": 2, "cpus_per_worker": 2}, data={"feed": "mmap"})
     store = Store(url, tmp_path / "eye")
