@@ -206,8 +206,10 @@ def _set_threads(who: Subject, facts: CheckpointFacts) -> None:
     import torch
 
     from cmray.engine.model import weights_file
+    from cmray.engine.remote import fetch_checkpoint
     from cmray.engine.session import prepare_process
 
+    fetch_checkpoint(who.checkpoint)  # where the storage is in an object store
     size = (who.checkpoint / weights_file(facts, who.weights, who.checkpoint)).stat().st_size
     prepare_process(1 if size < ONE_THREAD_BELOW else torch.get_num_threads())
 

@@ -17,6 +17,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from cmray.cluster.preemption import draining_nodes
 from cmray.cluster.resources import Admission, Capacity
 from cmray.config.resources import ResourcesConfig
+from cmray.core.errors import CmrayError
 
 #: a bundle that is on the head node and takes nothing that a worker may need: Tune's process of a trial whose workers
 #: are Ray Train's must not keep one of them from its node, and must not die with it
@@ -106,23 +107,29 @@ class RemotePlaces(Places):
         actor = ray.remote(num_cpus=0, resources=ON_HEAD)(_Keeper)
         self.actor: Any = actor.remote(capacity, limit)
 
+    def _said(self, method: str, *arguments: Any) -> Any:
+        if not ray.is_initialized():  # a thread that goes on after Ctrl-C: Ray would end the process, or start anew
+            raise CmrayError("Ray was left")
+        return ray.get(getattr(self.actor, method).remote(*arguments))
+
     def admit(self, name: str, trial: ResourcesConfig) -> bool:
-        return ray.get(self.actor.admit.remote(name, trial))
+        return self._said("admit", name, trial)
 
     def release(self, name: str) -> None:
-        ray.get(self.actor.release.remote(name))
+        self._said("release", name)
 
     def again(self, name: str, trial: ResourcesConfig) -> int | None:
-        return ray.get(self.actor.again.remote(name, trial))
+        return self._said("again", name, trial)
 
     def room(self, name: str) -> int:
-        return ray.get(self.actor.room.remote(name))
+        return self._said("room", name)
 
     def stands(self, name: str, rank: int, world_size: int, node: str) -> None:
         self.actor.stands.remote(name, rank, world_size, node)  # nobody waits for it
 
     def close(self) -> None:
-        ray.kill(self.actor)
+        if ray.is_initialized():
+            ray.kill(self.actor)
 
 
 class _Keeper(Places):
