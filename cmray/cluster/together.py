@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import traceback
+import uuid
 from pathlib import Path
 
 import torch.distributed as dist
@@ -26,10 +27,18 @@ def say_why(path: Path, error: BaseException) -> None:
         reason = f"{type(error).__name__}: {reason}"
     text = json.dumps({"reason": reason, "trace": "".join(traceback.format_exception(error))})
     # a disk that is full may be what there is to say: the error then goes the way of any other
+    own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        try:
+            own.write_text(text)
+            os.link(own, path)  # whole at once: another rank may be reading; an error where there is one already
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not path.exists():
+                os.replace(own, path)
+        finally:
+            own.unlink(missing_ok=True)
 
 
 def why(path: Path) -> TrialFailedError | None:

@@ -42,8 +42,15 @@ def test_an_error_that_is_no_message_to_people_is_named(tmp_path):
 
 def test_of_many_at_once_one_is_kept_whole(tmp_path):
     said = tmp_path / "said"
+
+    def said_and_read(i: int) -> str:
+        say_why(said, CmrayError(f"reason {i} " + "x" * 10_000))
+        return str(why(said))  # not None for a moment: the others would take their error for one of their own
+
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: say_why(said, CmrayError(f"reason {i} " + "x" * 10_000)), range(8)))
+        read = set(pool.map(said_and_read, range(8)))
+    assert read == {str(why(said))}
+    assert [file.name for file in tmp_path.iterdir()] == ["said"]
     assert len(str(why(said))) == len("reason 0 ") + 10_000
 
 
