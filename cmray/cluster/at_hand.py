@@ -34,7 +34,7 @@ def located(spec: TrialSpec) -> TrialSpec:
     """The trial with this machine's paths."""
     if spec.store is None:
         return spec
-    here = mount(spec.store.url, "work")
+    here = mount(spec.store.url, "bench")
     move = _Moved(spec.store.root, here)
     return replace(spec, folder=move(spec.folder), teacher=move(spec.teacher), store=replace(spec.store, root=here))
 
@@ -92,7 +92,7 @@ def mapped_here(spec: TrialSpec, data: MappedDataset) -> MappedDataset:
     """The images mapped from a file of this machine."""
     if spec.store is None:
         return data
-    root = mount(spec.store.url, "work")
+    root = mount(spec.store.url, "bench")
     config = spec.config.data
     place = Location(config.path or store_at(root).url_of(f"datasets/{config.name}"))
     return map_shards(place, read_manifest(place), root / "mapped")
@@ -154,7 +154,7 @@ class Packed:
 
     def run(self, evaluator: Any, bytes_of: Callable[[Any], bytes]) -> tuple[Any, dict[str, bytes]]:
         """The result, and the files that the call has made, by their names in the store. For the worker."""
-        here = mount(self.store.url, "work")
+        here = mount(self.store.url, "bench")
         store, arguments = store_at(here), _Moved(self.store.root, here)(self.arguments)
         named = {s for s in _strings(arguments) if s.startswith(f"{here}/")}
         for path in sorted(map(Path, named)):

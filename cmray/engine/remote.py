@@ -4,7 +4,7 @@ Code everywhere else reads and writes local paths. `mount` gives a URL its worki
 tells whether a path lies in one. What is local alone never gets here further than that question.
 
     <cache>/<hash of the URL>/desk/      of drivers: plans, records, reports; checkpoints only as far as they are used
-    <cache>/<hash of the URL>/work/      of the processes that train and measure on this machine
+    <cache>/<hash of the URL>/bench/     of the processes that train and measure on this machine
 
 The two are apart because each file of a trial has one writer at a time: a driver that refreshes its copy of an events
 file must not replace the one that a trial on the same machine is writing.
@@ -40,7 +40,7 @@ def cache_folder() -> Path:
 _mounted: dict[Path, Store] = {}
 
 
-def mount(url: str, role: Literal["desk", "work"] = "desk") -> Path:
+def mount(url: str, role: Literal["desk", "bench"] = "desk") -> Path:
     """The working copy of a storage URL, an absolute path; the path itself for a file:// URL or a path.
 
     Raises StorageError when the store cannot be opened.

@@ -382,7 +382,7 @@ def test_a_path_is_itself_and_a_url_has_a_working_copy(url, tmp_path):
     found = store_of(root / "exp" / "trial")
     assert found is not None
     assert found.url == url
-    assert mount(url, "work") != root
+    assert mount(url, "bench") != root
 
 
 def test_held_is_the_lock_alone_where_the_storage_is_a_folder(tmp_path):

@@ -120,7 +120,7 @@ def test_two_machines_share_nothing_but_the_store(tmp_path, url, monkeypatch):
     rows = final_table((store.read("study/report/table.csv") or b"").decode())
     assert [row["status"] for row in rows] == ["finished"] * 3
     for machine in "ab":
-        assert list((tmp_path / machine).rglob("work/*/*/checkpoints/step-*/student.safetensors")), machine
+        assert list((tmp_path / machine).rglob("bench/*/*/checkpoints/step-*/student.safetensors")), machine
     assert not list((tmp_path / "driver").rglob("*.safetensors"))
     for name in {n.split("/")[1] for n in store.listing("teacher")}:
         (tmp_path / "events.jsonl").write_bytes(store.read(f"teacher/{name}/events.jsonl") or b"")
