@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def test_a_cluster_is_joined_on_its_nodes_only(host, tmp_path):
                 check_reachable(address)
         raylet = subprocess.Popen(["/somewhere/ray/raylet", "60"], executable="/bin/sleep")  # a process of that name
         try:
+            deadline = time.monotonic() + 10
+            while not is_node() and time.monotonic() < deadline:  # its name shows a moment after it has begun
+                time.sleep(0.01)
             check_reachable(address)
         finally:
             raylet.kill()
