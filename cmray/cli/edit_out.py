@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 
 from cmray.core.errors import CmrayError, DataError, MissingWeightsError
+from cmray.core.files import beside
 from cmray.core.precond import from_pixels, to_pixels
 from cmray.editing import EditingTask
 from cmray.engine.edit import Result
@@ -229,9 +228,8 @@ def _folder(
     pixels: Sequence[np.ndarray],
     seen: Sequence[np.ndarray],
 ) -> None:
-    tmp = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}")
-    tmp.mkdir()
-    try:
+    with beside(out) as tmp:
+        tmp.mkdir()
         side_by_side(**overview, path=tmp / "overview.png", title=title)
         ladder = len({result.times for result in results}) > 1
         for result, image, given, fact in zip(results, pixels, seen, told["results"], strict=True):
@@ -249,10 +247,6 @@ def _folder(
                 [p for p, r in zip(pixels, results, strict=True) if r.row.group == group], tmp / f"way{group}.gif"
             )
         (tmp / "edit.json").write_text(json.dumps(told, indent=1) + "\n")
-        os.replace(tmp, out)
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
 
 
 def _save(pixels: np.ndarray, file: Path) -> None:

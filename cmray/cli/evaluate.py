@@ -152,10 +152,11 @@ def evaluate(
 def _samplers(who: Subject, budgets: list | None, levels: list | None, named: dict[str, Any] | None) -> list[Any]:
     from cmray.engine.model import make_sampler
     from cmray.engine.results import budgets as usual
+    from cmray.objectives.base import TEACHER_NFE
 
     if levels:
         return [make_sampler(who.run, len(levels), levels, named)]
-    return [make_sampler(who.run, n, None, named) for n in budgets or usual(who.run, (1, 2), (1, 35))]
+    return [make_sampler(who.run, n, None, named) for n in budgets or usual(who.run, (1, 2), (1, TEACHER_NFE))]
 
 
 def _model(

@@ -22,8 +22,6 @@ SOURCES = sorted(path.stem for path in (_ROOM / "incoming").glob("*.py") if path
 #: MLflow's folder is written by tracking/, which alone imports it
 FORMATS = sorted([*(p.stem for p in (_ROOM / "outgoing").glob("*.py") if p.stem != "__init__"), "pyfunc"])
 
-#: network evaluations of a served denoiser unless --nfe says: 18 Heun steps, as EDM on CIFAR-10
-DENOISER_NFE = 35
 #: rows of the table of keys that do not fit
 ROWS = 12
 
@@ -118,10 +116,8 @@ def import_(
     say(f"from {origin.file}, SHA-256 {origin.sha256[:12]}, licence {origin.licence or 'unknown (--licence NAME)'}")
     if assumed:
         say(f"assumed: {assumed}")
-    if run.objective.kind == "denoiser":
-        say(f"next: cmray sample {out} --nfe 35 --out samples.png; in an experiment: teacher: {{checkpoint: {out}}}")
-    else:
-        say(f"next: cmray sample {out} --nfe 1 --out samples.png")
+    teacher = f"; in an experiment: teacher: {{checkpoint: {out}}}" if run.objective.is_denoiser else ""
+    say(f"next: cmray sample {out} --nfe {run.objective.usual_nfe} --out samples.png{teacher}")
 
 
 def export(
@@ -172,7 +168,9 @@ def export(
     name = found.folder.name if own else f"{found.folder.parent.name}/{found.folder.name}"
     with _working(f"writing {out}"):
         what = exported(found.folder, found.checkpoint, name, weights, licence)
-        following = _pyfunc(what, nfe, out) if to == "pyfunc" else export_model(what, targets.get(to)(), out)
+        following = (
+            _pyfunc(what, found.folder, nfe, out) if to == "pyfunc" else export_model(what, targets.get(to)(), out)
+        )
     following = following.replace("{out}", str(out))
     if as_json:
         told = {"out": str(out), "format": to, "weights": what.model.weights, "licence": what.licence}
@@ -184,15 +182,15 @@ def export(
     say(f"next: {following}")
 
 
-def _pyfunc(what: Exported, nfe: int | None, out: Path) -> str:
+def _pyfunc(what: Exported, folder: Path, nfe: int | None, out: Path) -> str:
     from cmray.engine.model import make_sampler
-    from cmray.exchange.exporting import searched_times
+    from cmray.engine.searched import searched_times
     from cmray.tracking.mlflow import save_pyfunc
     from cmray.tracking.served import ServedModel
 
-    objective = what.run.objective
-    budget = nfe or objective.own_nfe or (DENOISER_NFE if objective.kind == "denoiser" else 1)
-    times = searched_times(what, budget)
+    budget = nfe or what.run.objective.usual_nfe
+    known = searched_times(folder, what.model.weights_sha256).get(budget)
+    times = known.times if known else None
     make_sampler(what.run, budget, times)  # refuses a budget that the model cannot take
     save_pyfunc(ServedModel(what.name, what.checkpoint, budget, times), out)
     return "mlflow models serve -m {out} --env-manager local"

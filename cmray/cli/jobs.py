@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmray.cli.console import duration, errors, output, print_json, say
-from cmray.cli.options import File, Json, Overlay, Set, TrackingUri
+from cmray.cli.options import File, Json, MaxConcurrent, MaxHours, Only, Overlay, Set, TrackingUri
 from cmray.core.storage import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
@@ -51,15 +51,9 @@ def submit(
     file: File,
     set_: Set = None,
     overlay: Overlay = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="PANEL", help="Run this panel. Repeatable.")
-    ] = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="Most trials at once.")
-    ] = None,
-    max_hours: Annotated[
-        float | None, typer.Option("--max-hours", metavar="H", help="Stop cleanly after H hours, such as 0.5.")
-    ] = None,
+    only: Only = None,
+    max_concurrent: MaxConcurrent = None,
+    max_hours: MaxHours = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Show what the job prints until it ends; Ctrl-C leaves it running.")
     ] = False,
@@ -103,8 +97,6 @@ def submitted(
 ) -> int:
     """Submits a sweep, and follows it if asked; the exit code. Raises CmrayError for what cannot run there."""
     place = _place(storage)
-    if max_hours is not None and not 0 < max_hours < float("inf"):
-        raise typer.BadParameter(f"--max-hours is {max_hours:g}; give a time above 0, such as 0.5")
     from cmray.cluster.jobs import Jobs, Request
     from cmray.config.bundle import bundle_experiment
     from cmray.core.errors import ConfigError

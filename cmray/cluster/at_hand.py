@@ -15,6 +15,7 @@ from typing import Any
 
 from cmray.cluster.work import TrialSpec
 from cmray.core.errors import StorageError
+from cmray.core.files import write_atomic
 from cmray.datasets.location import Location
 from cmray.datasets.manifest import MANIFEST, read_manifest
 from cmray.datasets.mapped import MappedDataset, map_shards
@@ -160,7 +161,7 @@ class Packed:
         for path in sorted(map(Path, named)):
             name = store.name_of(path)
             if name in self.files and not path.is_file():
-                _write(path, bytes_of(self.files[name]))
+                write_atomic(path, bytes_of(self.files[name]))
             elif name.startswith("datasets/"):
                 store.get_folder(path, MANIFEST)
         before = {path for path in map(Path, named) if path.is_file()}
@@ -174,7 +175,7 @@ class Packed:
     def keep(self, found: dict[str, bytes]) -> None:
         """Writes the files that a call has made into the driver's working copy."""
         for name, data in found.items():
-            _write(self.store.root / name, data)
+            write_atomic(self.store.root / name, data)
 
 
 def pack(method: str, arguments: tuple[Any, ...], send: Callable[[Path], Any]) -> Packed | None:
@@ -189,10 +190,3 @@ def pack(method: str, arguments: tuple[Any, ...], send: Callable[[Path], Any]) -
             paths = {Path(s) for s in _strings(arguments) if s.startswith(f"{store.root}/")}
             return Packed(store, method, arguments, {store.name_of(p): send(p) for p in paths if p.is_file()})
     return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.tmp")
-    tmp.write_bytes(data)
-    tmp.replace(path)

@@ -8,27 +8,49 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from cmray.core.errors import StorageError
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old one or the new one, never half of it."""
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A free name beside `path`. The file or folder that the block makes there becomes `path` when the block ends, in
+    one rename, over a file or an empty folder of that name; when the block raises, it is removed.
+
+    Missing folders above are made. Readers, and those who come after a process that was killed, see what was there
+    before or all of the new.
+    """
+    path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with tmp.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield tmp
         os.replace(tmp, path)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
-            tmp.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # writing does not say which file
+            shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() else tmp.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never half of it, even after a power cut."""
+    try:
+        with beside(path) as tmp, tmp.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            synced(file)
+    except OSError as error:
+        if error.filename is None:  # writing does not say which file
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def synced(file: IO[Any]) -> None:
+    """What was written to a file is on the disk when this returns."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def disk_full(folder: Path, error: OSError) -> StorageError | None:

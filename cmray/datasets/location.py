@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from cmray.core.errors import DataError
+from cmray.core.files import write_atomic
 
 CHUNK = 8 * 2**20
 
@@ -99,16 +99,7 @@ class Location:
             with self.filesystem.open_output_stream(self.path(name)) as file:
                 file.write(data)
             return
-        tmp = folder / f".{name}.{uuid.uuid4().hex}"
-        try:
-            with tmp.open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(tmp, folder / name)
-        except BaseException:
-            tmp.unlink(missing_ok=True)
-            raise
+        write_atomic(folder / name, data)
 
     def put(self, file: Path, name: str) -> None:
         """Moves a local file here, whole or not at all."""

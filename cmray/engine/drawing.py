@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ import numpy as np
 
 from cmray.config.identity import content_hash
 from cmray.core.errors import CmrayError, StorageError
-from cmray.core.files import write_atomic
+from cmray.core.files import beside, write_atomic
 from cmray.core.locks import LOCK, locked
 from cmray.core.rng import SampleNoise
 from cmray.engine.evaluator import Call, Pool
@@ -97,11 +95,8 @@ class Parts:
             return False
 
     def write(self, places: range, pixels: np.ndarray) -> None:
-        path = self.file(places)
-        tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        with tmp.open("wb") as file:
+        with beside(self.file(places)) as tmp, tmp.open("wb") as file:
             np.save(file, pixels)
-        os.replace(tmp, path)
 
     def read(self) -> Iterator[tuple[range, np.ndarray]]:
         """(places, uint8 [n,C,H,W]) in order."""

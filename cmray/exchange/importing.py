@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from cmray.config.checkpoint_facts import CheckpointFacts, Origin, ema_file
 from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError, ConfigError
-from cmray.core.files import sha256_of
+from cmray.core.files import beside, sha256_of
 from cmray.engine.checkpoint import save_checkpoint
 from cmray.exchange.base import Foreign, Source, first_of
 from cmray.exchange.published import PUBLISHED
@@ -66,14 +65,8 @@ def import_checkpoint(source: Source, path: Path, out: Path, asked: Asked) -> tu
         step=0, nimg=0, seconds=0.0, shape=foreign.shape, num_classes=foreign.num_classes,
         run_config=run.model_dump(mode="json"), files={}, scalars={}, origin=origin,
     )  # fmt: skip
-    parent = out.absolute().parent / f".{out.name}.{uuid.uuid4().hex}"
-    try:
-        made = save_checkpoint(parent, {ema_file(RATE): foreign.state}, facts, keep=1)
-        if out.is_dir():
-            out.rmdir()  # empty, and os.replace would do the same
-        os.replace(made, out)
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
+    with beside(out) as tmp, tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=tmp.parent) as folder:
+        os.replace(save_checkpoint(Path(folder), {ema_file(RATE): foreign.state}, facts, keep=1), tmp)
     return facts, foreign.assumed
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cmray.core.files import beside
 from cmray.report.grids import grid_picture
 
 #: levels of a strip, frames of an animation; of more, evenly spread ones are shown, the first and the last among them
@@ -44,7 +43,9 @@ def strip(levels: Sequence[Level], images: np.ndarray, path: Path, names: Sequen
         row_labels=rows,
         title=title,
     )
-    return _whole(path, lambda tmp: picture.save(tmp, format="PNG"))
+    with beside(path) as tmp:
+        picture.save(tmp, format="PNG")
+    return path
 
 
 def animation(levels: Sequence[Level], images: np.ndarray, path: Path, names: Sequence[str]) -> Path:
@@ -74,7 +75,9 @@ def animation(levels: Sequence[Level], images: np.ndarray, path: Path, names: Se
         page.paste(picture, (0, 0))
     each = min(max(_ALL_MS // len(shown), _LEVEL_MS[0]), _LEVEL_MS[1])
     options = {"save_all": True, "append_images": padded[1:], "loop": 0, "duration": [each] * len(shown) + [_END_MS]}
-    return _whole(path, lambda tmp: padded[0].save(tmp, format="GIF", **options))
+    with beside(path) as tmp:
+        padded[0].save(tmp, format="GIF", **options)
+    return path
 
 
 def _spread(levels: Sequence[Level], most: int) -> list[Level]:
@@ -89,14 +92,3 @@ def _sigma(sigma: float) -> str:
 
 def _scale(images: np.ndarray) -> int:
     return max(1, _CELL // images.shape[-1])
-
-
-def _whole(path: Path, save: Callable[[Path], None]) -> Path:
-    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        save(tmp)
-        os.replace(tmp, path)
-    except BaseException:
-        tmp.unlink(missing_ok=True)
-        raise
-    return path
