@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cmray.cluster.work import TrialSpec
+from cmray.cluster.spec import TrialSpec
 from cmray.core.errors import StorageError
 from cmray.core.files import write_atomic
 from cmray.datasets.location import Location
