@@ -16,6 +16,7 @@ from cmray.cli.options import (
     Sampler,
     Storage,
     TrackingUri,
+    Weights,
     mlflow_command,
     numbers,
     on_command_line,
@@ -62,9 +63,7 @@ def evaluate(
     ] = None,
     times: Annotated[str | None, typer.Option("--times", metavar="80,0.8", help="Noise levels, descending.")] = None,
     sampler_name: Sampler = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.")
-    ] = None,
+    weights: Weights = None,
     num_samples: Annotated[
         int | None,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmray.cli.console import errors, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri
+from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,8 +81,9 @@ def import_(
     Example: cmray import edm edm-cifar10-32x32-uncond-vp.pkl --out checkpoints/edm-cifar10 --data data/cifar10
     """
     from cmray.core.errors import ConfigError
+    from cmray.core.files import check_place
     from cmray.exchange.base import MismatchError, sources
-    from cmray.exchange.importing import Asked, check_out, import_checkpoint
+    from cmray.exchange.importing import Asked, import_checkpoint
 
     kind = sources.get(source)
     given: dict[str, Any] = {"net": _mapping(net, "--net") or {}, "image_size": image_size}
@@ -91,7 +93,7 @@ def import_(
         if qkv_order not in ("thirds", "heads"):
             raise ConfigError(f"--qkv-order is {qkv_order!r}; it is thirds or heads")
         given["qkv_order"] = qkv_order
-    check_out(out)
+    check_place(out, "--out", folder=True)
     if not file.exists():
         raise ConfigError(f"{file} does not exist; cmray downloads no weights, docs/exchange.md says where they are")
     asked = Asked(_spec(objective, "--objective"), _data(data), licence, note)
@@ -117,16 +119,14 @@ def import_(
     if assumed:
         say(f"assumed: {assumed}")
     teacher = f"; in an experiment: teacher: {{checkpoint: {out}}}" if run.objective.is_denoiser else ""
-    say(f"next: cmray sample {out} --nfe {run.objective.usual_nfe} --out samples.png{teacher}")
+    say(f"next: cmray sample {shlex.quote(str(out))} --nfe {run.objective.usual_nfe} --out samples.png{teacher}")
 
 
 def export(
     run: RunName,
     to: Annotated[str, typer.Option("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)}.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new folder.", show_default=False)],
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.")
-    ] = None,
+    weights: Weights = None,
     nfe: Annotated[
         int | None,
         typer.Option(
@@ -151,9 +151,9 @@ def export(
     Example: cmray export quickstart/cd-1a2b3c --format safetensors --out exported --licence apache-2.0
     """
     from cmray.core.errors import ConfigError, nearest
+    from cmray.core.files import check_place
     from cmray.exchange.base import targets
     from cmray.exchange.exporting import export_model, exported
-    from cmray.exchange.importing import check_out
     from cmray.tracking.places import find_run
 
     if to not in FORMATS:
@@ -162,7 +162,7 @@ def export(
         raise ConfigError(f"--nfe is about pyfunc, but --format is {to}; leave it out")
     if to == "pyfunc" and (weights, licence) != (None, None):
         raise ConfigError("pyfunc serves the first EMA and has no model card; leave --weights and --licence out")
-    check_out(out)
+    check_place(out, "--out", folder=True)
     found = find_run(run, storage.expanduser().absolute(), tracking_uri)
     own = found.checkpoint == found.folder
     name = found.folder.name if own else f"{found.folder.parent.name}/{found.folder.name}"
@@ -171,7 +171,7 @@ def export(
         following = (
             _pyfunc(what, found.folder, nfe, out) if to == "pyfunc" else export_model(what, targets.get(to)(), out)
         )
-    following = following.replace("{out}", str(out))
+    following = following.replace("{out}", shlex.quote(str(out)))
     if as_json:
         told = {"out": str(out), "format": to, "weights": what.model.weights, "licence": what.licence}
         print_json({**told, "files": sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())})

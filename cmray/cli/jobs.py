@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmray.cli.console import duration, errors, output, print_json, say
-from cmray.cli.options import File, Json, MaxConcurrent, MaxHours, Only, Overlay, Set, TrackingUri
+from cmray.cli.options import File, Json, MaxConcurrent, MaxHours, Only, Overlay, Set
 from cmray.core.storage import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
@@ -44,6 +44,15 @@ ClusterStorage = Annotated[
         help="Where results go, as the cluster's nodes name it: s3://..., or a folder that they share.",
     ),
 ]
+ClusterTracking = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store as the cluster's nodes reach it; default is what they are started with, else SQLite in the "
+        "storage folder; 'none' tracks nothing.",
+    ),
+]
 
 
 @app.command("submit")
@@ -58,7 +67,7 @@ def submit(
         bool, typer.Option("--follow", help="Show what the job prints until it ends; Ctrl-C leaves it running.")
     ] = False,
     storage: ClusterStorage = None,
-    tracking_uri: TrackingUri = None,
+    tracking_uri: ClusterTracking = None,
     address: Server = None,
     as_json: Json = False,
 ) -> int:
@@ -263,6 +272,10 @@ def _place(storage: str | None) -> str:
             f"--storage {found}; a job needs a place that all nodes of the cluster see: s3://BUCKET/FOLDER, or the "
             f"absolute path of a folder that they share"
         )
+    if "://" in storage:
+        from cmray.datasets.location import Location
+
+        Location(storage)  # refuses a key in it
     return storage
 
 

@@ -109,6 +109,9 @@ Sampler = Annotated[
         help=f"How to sample: {', '.join(SAMPLERS)}. Options as YAML: '{{name: edm-heun, S_churn: 40}}'.",
     ),
 ]
+Weights = Annotated[
+    str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 
 

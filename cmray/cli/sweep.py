@@ -23,6 +23,7 @@ from cmray.cli.options import (
     TrackingUri,
     given,
     mlflow_command,
+    on_command_line,
     same_command,
     shown_storage,
 )
@@ -74,7 +75,7 @@ def sweep(
             overlays=overlay or [],
             only=only or [],
             storage=shown_storage(storage) if given(context, "storage") else None,
-            tracking_uri=tracking_uri,
+            tracking_uri=tracking_uri if on_command_line(context, "tracking_uri") else None,  # another machine's
             max_concurrent=max_concurrent,
             max_hours=max_hours,
             address=address,

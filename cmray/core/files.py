@@ -7,12 +7,13 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cmray.core.errors import StorageError
+from cmray.core.errors import ConfigError, StorageError
 
 
 @contextlib.contextmanager
@@ -33,6 +34,28 @@ def beside(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() else tmp.unlink(missing_ok=True)
         raise
+
+
+def check_place(path: Path, option: str, folder: bool = False) -> None:
+    """Raises ConfigError unless `beside` can make a file, or a new folder, there; said before the work, not after it.
+
+    Args:
+        option: what a person calls it, such as --out.
+    """
+    parent = path.absolute().parent
+    if not folder and path.is_dir():
+        raise ConfigError(f"{option} {path} is a folder; write a file's name")
+    if folder and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise ConfigError(f"{option} {path} exists and is not an empty folder")
+    if folder and path.is_symlink():
+        raise ConfigError(f"{option} {path} is a link; name a folder")
+    if not parent.is_dir():
+        raise ConfigError(f"{option} {path}: folder {parent} does not exist")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: folder {parent} cannot be written: {error.strerror}") from None
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cmray.config.identity import content_hash
-from cmray.core.errors import CmrayError, StorageError
+from cmray.core.errors import DataError, StorageError
 from cmray.core.files import beside, write_atomic
 from cmray.core.locks import LOCK, locked
 from cmray.core.rng import SampleNoise
@@ -113,8 +113,8 @@ def drawn(
 ) -> Iterator[Parts]:
     """The parts of a drawing, made where they are missing; gone when the block ends well.
 
-    They stay when the block is left by an interrupt, and the same drawing goes on from them; parts of another one are
-    replaced.
+    They stay when the block is left by an interrupt or an error, and the same drawing goes on from them; parts of
+    another one are replaced. Only those of a model that gives no finite images are of no use.
 
     Args:
         folder: for them; another process's is left alone.
@@ -131,7 +131,7 @@ def drawn(
             _claim(folder, drawing.key)
             _draw(parts, pool, progress)
             yield parts
-        except (CmrayError, OSError):
+        except DataError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)

@@ -180,7 +180,7 @@ def _at_times(run: RunConfig, nfe: int, times: Sequence[float], name: SamplerNam
 
 def _sampler_spec(name: SamplerName, denoiser: bool, nfe: int) -> dict[str, Any]:
     """The sampler that was asked for by name, if it is one for this kind of model."""
-    spec = {"name": name} if isinstance(name, str) else dict(name)
+    spec = {"name": name} if isinstance(name, str) else dict(name) if isinstance(name, Mapping) else {}
     asked = spec.get("name")
     if not isinstance(asked, str):
         raise CmrayError(f"a sampler is a name, or a mapping with 'name' and its options; found {name!r}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cmray.config.identity import content_hash
+from cmray.core.arguments import reals, whole
 from cmray.core.errors import CmrayError
 from cmray.engine.candidates import read_search
 from cmray.engine.model import SamplerName, make_sampler
@@ -75,7 +77,8 @@ def times_of(who: Subject, nfe: int | None) -> tuple[float, ...]:
         raise CmrayError(f"times are searched for consistency models; {name} is a {who.kind} model, use nfe")
     known = searched_times(who.folder, who.weights_sha256)
     there = ", ".join(map(str, known))
-    search = f"`cmray search {name} --nfe {nfe or 2}` searches them"
+    named = "" if who.weights == f"ema {who.run.train.ema[0]}" else f" --weights '{who.weights}'"
+    search = f"`cmray search {shlex.quote(name)} --nfe {nfe or 2}{named}` searches them"
     if not known:
         raise CmrayError(f"no times were searched for {name} ({who.weights}); {search}")
     if nfe is None and len(known) > 1:
@@ -95,11 +98,14 @@ def sampler_for(
         CmrayError: what does not fit the model or one another.
         StorageError: a record of a search is damaged.
     """
+    if nfe is not None:
+        nfe = whole("nfe", nfe)
     if isinstance(times, str):
         if times != "searched":
             raise CmrayError(f"times is '{times}'; give noise levels, descending, or 'searched'")
         times = times_of(who, nfe)
     if times is not None:
+        times = reals("times", times)
         return make_sampler(who.run, len(times) if nfe is None else nfe, times, name)
     return make_sampler(who.run, who.run.objective.usual_nfe if nfe is None else nfe, None, name)
 

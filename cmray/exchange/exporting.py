@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from cmray.config.checkpoint_facts import read_checkpoint_facts
-from cmray.core.files import beside
+from cmray.core.files import beside, check_place
 from cmray.engine.model import load_model
 from cmray.exchange.base import Exported, Target
-from cmray.exchange.importing import check_out
 from cmray.tracking.records import Evaluation, Search, readable_records
 
 
@@ -41,7 +40,7 @@ def export_model(what: Exported, target: Target, out: Path) -> str:
     Raises:
         CmrayError: the format cannot express the model, or `out` exists.
     """
-    check_out(out)
+    check_place(out, "--out", folder=True)
     target.check(what)
     with beside(out) as tmp:
         tmp.mkdir()
