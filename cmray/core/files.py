@@ -45,7 +45,7 @@ def check_place(path: Path, option: str, folder: bool = False) -> None:
     parent = path.absolute().parent
     if not folder and path.is_dir():
         raise ConfigError(f"{option} {path} is a folder; write a file's name")
-    if folder and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+    if folder and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{option} {path} exists and is not an empty folder")
     if folder and path.is_symlink():
         raise ConfigError(f"{option} {path} is a link; name a folder")
