@@ -36,7 +36,9 @@ def test_what_is_no_whole_number_is_told(bad):
         whole("n", bad)
 
 
-@pytest.mark.parametrize("bad", [2.5, "12", b"12", None, {1: 2}, [1, 2.5], ["1"], [[1], [2]], np.ones((2, 2))], ids=repr)
+@pytest.mark.parametrize(
+    "bad", [2.5, "12", b"12", None, {1: 2}, [1, 2.5], ["1"], [[1], [2]], np.ones((2, 2))], ids=repr
+)
 def test_what_holds_no_whole_numbers_is_told(bad):
     with pytest.raises(CmrayError, match=r"(?s)^seed is .*; give a whole number$"):
         wholes("seed", bad)

@@ -41,7 +41,6 @@ def test_a_folder_comes_whole_over_an_empty_one_and_over_no_full_one(tmp_path):
     assert names(tmp_path / "folder") == ["a"]
     with pytest.raises(OSError, match="folder"), beside(tmp_path / "folder") as tmp:
         tmp.mkdir()
-        (tmp / "b").write_text("b")
     assert names(tmp_path) == ["folder"]
     assert names(tmp_path / "folder") == ["a"]
 
@@ -50,13 +49,18 @@ def test_a_folder_comes_whole_over_an_empty_one_and_over_no_full_one(tmp_path):
 @pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
 def test_an_error_leaves_what_was_there_and_nothing_beside_it(tmp_path, error, kind):
     (tmp_path / "x").write_text("old")
-    with pytest.raises(error), beside(tmp_path / "x") as tmp:
-        if kind == "file":
-            tmp.write_text("new")
-        elif kind == "folder":
-            (tmp / "below").mkdir(parents=True)
-            (tmp / "below" / "file").write_text("new")
-        raise error
+
+    def broken() -> None:
+        with beside(tmp_path / "x") as tmp:
+            if kind == "file":
+                tmp.write_text("new")
+            elif kind == "folder":
+                (tmp / "below").mkdir(parents=True)
+                (tmp / "below" / "file").write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        broken()
     assert names(tmp_path) == ["x"]
     assert (tmp_path / "x").read_text() == "old"
 

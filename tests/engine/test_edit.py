@@ -73,7 +73,7 @@ def test_every_level_between_is_taken(models, kind, name, level, steps):
 @pytest.mark.parametrize("times", [[0.002], [81.0, 1.0], [80.0, 0.001]])
 @pytest.mark.parametrize("kind", ["consistency", "denoiser"])
 def test_times_out_of_range_are_the_same_sentence(models, kind, times):
-    with pytest.raises(CmrayError, match="must be above sigma_min 0.002 and at most sigma_max 80, found "):
+    with pytest.raises(CmrayError, match=r"must be above sigma_min 0\.002 and at most sigma_max 80, found "):
         edit(models[kind], make_task("stroke", {}), IMAGES, times=times)
 
 

@@ -279,7 +279,9 @@ WRONG_KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("call", "words"), WRONG_KINDS, ids=[f"{i} {words}" for i, (_, words) in enumerate(WRONG_KINDS)])
+@pytest.mark.parametrize(
+    ("call", "words"), WRONG_KINDS, ids=[f"{i} {words}" for i, (_, words) in enumerate(WRONG_KINDS)]
+)
 def test_an_argument_of_another_kind_is_one_sentence(storage, call, words):
     with pytest.raises(CmrayError) as error:
         call(load(storage))
