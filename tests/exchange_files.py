@@ -6,7 +6,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,13 @@ def _tree(state: Mapping[str, Tensor], kind: str, buffers: tuple[str, ...]) -> P
 
 
 def snapshot(
-    state: Mapping[str, Tensor], kind: str = "SongUNet", outer: str = "EDMPrecond", protocol: int | None = None
+    state: Mapping[str, Tensor],
+    kind: str = "SongUNet",
+    outer: str = "EDMPrecond",
+    protocol: int | None = None,
+    damage: Callable[[nn.Module], None] = lambda net: None,
 ) -> bytes:
-    """A network snapshot of NVlabs/edm with this state dict (without the prefix "model.")."""
+    """A network snapshot of NVlabs/edm with this state dict (without the prefix "model."), `damage` done to it."""
     package, module = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
 
     def _reconstruct_persistent_obj(meta: Any) -> Any:
@@ -132,8 +136,9 @@ def snapshot(
     inner = _tree(state, kind, ("resample_filter", "freqs"))
     net = Persistent(outer, sigma_min=0, sigma_max=float("inf"), sigma_data=0.5, label_dim=0)
     net.add_module("model", inner)
+    damage(net.eval())
     held = {
-        "ema": net.eval(),
+        "ema": net,
         "loss_fn": Persistent("EDMLoss", P_mean=-1.2),
         "augment_pipe": Persistent("AugmentPipe", p=np.float64(0.12), wavelets=np.arange(4.0)),
         "dataset_kwargs": {"class_name": "training.dataset.ImageFolderDataset", "use_labels": False},

@@ -171,7 +171,7 @@ def export(
         following = (
             _pyfunc(what, found.folder, nfe, out) if to == "pyfunc" else export_model(what, targets.get(to)(), out)
         )
-    following = following.replace("{out}", shlex.quote(str(out)))
+    following = shlex.join(word.replace("{out}", str(out)) for word in shlex.split(following))
     if as_json:
         told = {"out": str(out), "format": to, "weights": what.model.weights, "licence": what.licence}
         print_json({**told, "files": sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())})

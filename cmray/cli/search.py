@@ -146,7 +146,8 @@ def search(
         if seen:
             say(f"MLflow: {mlflow_command(tracking_uri, storage, seen)}")
         run, last, _ = found[-1]
-        say(f"next: {command('sample', run, '--times', _times(last), '--out', 'samples.png', storage=storage)}")
+        own = () if weights is None else ("--weights", weights)
+        say(f"next: {command('sample', run, '--times', _times(last), *own, '--out', 'samples.png', storage=storage)}")
 
 
 def _show(of: str, s: Search, number: Evaluation) -> None:

@@ -16,12 +16,12 @@ def whole(name: str, value: Any) -> int:
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise CmrayError(f"{name} is {value!r}; give a whole number") from None
+        raise CmrayError(f"{name} is {one_line(value)}; give a whole number") from None
 
 
 def wholes(name: str, value: Any) -> list[int]:
     """One whole number, or a sequence of them. Raises CmrayError."""
-    return [whole(name, one) for one in value] if _is_many(value) else [whole(name, value)]
+    return [whole(name, one) for one in value] if is_many(value) else [whole(name, value)]
 
 
 def real(name: str, value: Any) -> float:
@@ -30,19 +30,25 @@ def real(name: str, value: Any) -> float:
         if isinstance(value, bool | str):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise CmrayError(f"{name} is {value!r}; give a number") from None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise CmrayError(f"{name} is {one_line(value)}; give a number") from None
 
 
 def reals(name: str, value: Any) -> list[float]:
     """A sequence of numbers. Raises CmrayError."""
-    if not _is_many(value):
-        raise CmrayError(f"{name} is {value!r}; give a list of numbers, such as [80, 0.8]")
+    if not is_many(value):
+        raise CmrayError(f"{name} is {one_line(value)}; give a list of numbers, such as [80, 0.8]")
     return [real(name, one) for one in value]
 
 
-def _is_many(value: Any) -> bool:
+def is_many(value: Any) -> bool:
     """Whether it is a list or the like; a tensor or array of no dimension is a number."""
     if isinstance(value, Sequence):
         return not isinstance(value, str | bytes)
     return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0 and not isinstance(value, dict)
+
+
+def one_line(value: Any) -> str:
+    """On one line, and not all of something large."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -15,6 +15,9 @@ from typing import IO, Any
 
 from cmray.core.errors import ConfigError, StorageError
 
+#: numbers of errors in writing, which are of no other file than the one that is written
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[Path]:
@@ -22,7 +25,7 @@ def beside(path: Path) -> Iterator[Path]:
     one rename, over a file or an empty folder of that name; when the block raises, it is removed.
 
     Missing folders above are made. Readers, and those who come after a process that was killed, see what was there
-    before or all of the new.
+    before or all of the new. An error of a disk that takes no more gets the name of `path`.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,9 +33,11 @@ def beside(path: Path) -> Iterator[Path]:
     try:
         yield tmp
         os.replace(tmp, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() else tmp.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+            error.filename = str(path)  # writing does not say which file
         raise
 
 
@@ -45,7 +50,7 @@ def check_place(path: Path, option: str, folder: bool = False) -> None:
     parent = path.absolute().parent
     if not folder and path.is_dir():
         raise ConfigError(f"{option} {path} is a folder; write a file's name")
-    if folder and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+    if folder and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{option} {path} exists and is not an empty folder")
     if folder and path.is_symlink():
         raise ConfigError(f"{option} {path} is a link; name a folder")

@@ -16,6 +16,8 @@ from cmray.core.errors import DataError
 from cmray.core.files import write_atomic
 
 CHUNK = 8 * 2**20
+#: a name, a colon and what is no port before an @; keys hold slashes
+_KEY = re.compile(r"[^:/]*://[^/@]*:(?!\d+(/|$)).*@")
 
 
 class Location:
@@ -32,7 +34,7 @@ class Location:
     def __init__(self, where: str | Path | Location):
         self.name = where.name if isinstance(where, Location) else str(where).rstrip("/") or "/"
         self._is_url = "://" in self.name
-        if self._is_url and re.match(r"[^:/]*://[^/@]*:[^/@]*@", self.name):
+        if self._is_url and _KEY.match(self.name):
             scheme, _, rest = self.name.partition("://")
             raise DataError(
                 f"{scheme}://...@{rest.rpartition('@')[2]} holds a key, which would be kept with every result; leave "

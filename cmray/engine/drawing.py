@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,8 +96,10 @@ class Parts:
             return False
 
     def write(self, places: range, pixels: np.ndarray) -> None:
-        with beside(self.file(places)) as tmp, tmp.open("wb") as file:
-            np.save(file, pixels)
+        data = io.BytesIO()
+        np.save(data, pixels)
+        with beside(self.file(places)) as tmp:
+            tmp.write_bytes(data.getbuffer())  # of a full disk, unlike np.save, it says what it is
 
     def read(self) -> Iterator[tuple[range, np.ndarray]]:
         """(places, uint8 [n,C,H,W]) in order."""

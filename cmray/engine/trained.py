@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cmray.config.run import RunConfig
-from cmray.core.arguments import reals, whole, wholes
+from cmray.core.arguments import is_many, one_line, reals, whole, wholes
 from cmray.core.errors import CmrayError
 from cmray.core.precond import from_pixels, to_pixels
 from cmray.engine.model import SAMPLE_BLOCK, Model, SamplerName
@@ -203,12 +203,12 @@ class TrainedModel:
         try:
             level = torch.as_tensor(sigma, dtype=torch.float32, device=self.device)
         except (TypeError, ValueError, RuntimeError):
-            raise CmrayError(f"sigma is {sigma!r}; give one noise level, or one for each image") from None
+            raise CmrayError(f"sigma is {one_line(sigma)}; give one noise level, or one for each image") from None
         if level.ndim > 1 or (level.ndim == 1 and len(level) != len(x)):
             raise CmrayError(f"sigma is {list(level.shape)}; give one noise level, or one for each of {len(x)} images")
         low, high = torch.tensor([self.sigma_min, self.sigma_max])
         if not bool(((low <= level.cpu()) & (level.cpu() <= high)).all()):
-            raise CmrayError(f"sigma is {sigma}; noise levels are {self.sigma_min} to {self.sigma_max}")
+            raise CmrayError(f"sigma is {one_line(sigma)}; noise levels are {self.sigma_min} to {self.sigma_max}")
         label = self.labels(len(x), labels)
         if self.num_classes and label is None:
             raise CmrayError(
@@ -265,13 +265,8 @@ class TrainedModel:
         """
         from cmray.engine.edit import edit, make_task
 
-        if isinstance(images, np.ndarray):
-            images = torch.from_numpy(images)
         if images is not None:
-            if not isinstance(images, Tensor) or not len(images):
-                what = "without images" if isinstance(images, Tensor) else _called(images)
-                raise CmrayError(f"images is {what}; give a tensor or an array [N,C,H,W]")
-            images = from_pixels(images) if images.dtype == torch.uint8 else images.float()
+            images = _pictures(images)
         results = edit(
             self.model,
             make_task(task, options),
@@ -295,8 +290,7 @@ class TrainedModel:
         if n < 1:
             raise CmrayError(f"n is {n}; ask for at least 1 image")
         given = wholes("seed", seed)
-        one = not isinstance(seed, Sequence) and len(given) == 1
-        seeds = range(given[0], given[0] + n) if one else given
+        seeds = given if is_many(seed) else range(given[0], given[0] + n)
         if len(seeds) != n:
             raise CmrayError(f"{len(seeds)} seeds are given for {n} images; give one number, or one for each image")
         if min(seeds) < 0 or max(seeds) >= 2**63:
@@ -319,5 +313,17 @@ class TrainedModel:
         return torch.tensor(list(itertools.islice(itertools.cycle(given), n)), dtype=torch.int64)
 
 
+def _pictures(images: Any) -> Tensor:
+    """float32 [N,...] in [-1, 1], of float or uint8. Raises CmrayError for what holds no images."""
+    found = images
+    if isinstance(images, np.ndarray) and images.dtype.kind in "fiub":
+        found = torch.from_numpy(images)
+    if not isinstance(found, Tensor) or found.is_complex() or not found.ndim or not len(found):
+        what = "without images" if isinstance(found, Tensor) and found.ndim and not len(found) else _called(images)
+        raise CmrayError(f"images is {what}; give a tensor or an array [N,C,H,W]")
+    return from_pixels(found) if found.dtype == torch.uint8 else found.float()
+
+
 def _called(value: object) -> str:
-    return f"a {type(value).__name__}"
+    kind = f"{value.dtype} ".removeprefix("torch.") if isinstance(value, Tensor | np.ndarray) else ""
+    return f"a {kind}{type(value).__name__}"

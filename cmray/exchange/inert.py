@@ -159,13 +159,18 @@ def read_pickle(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a whole pickle: {text or type(error).__name__}") from None
 
 
-def tensors_of(module: Any, prefix: str = "") -> dict[str, Tensor]:
-    """Parameters and buffers of a module's Record and of those below it, by dotted names."""
+def tensors_of(module: Any) -> dict[str, Tensor]:
+    """Parameters and buffers of a module's Record and of those below it, by dotted names; of a module that is there
+    twice those of the first place."""
     out: dict[str, Tensor] = {}
-    if not isinstance(module, Record):
-        return out
-    for kind in ("_parameters", "_buffers"):
-        out |= {f"{prefix}{k}": t for k, t in module.mapping(kind).items() if isinstance(t, Tensor)}
-    for name, below in module.mapping("_modules").items():
-        out |= tensors_of(below, f"{prefix}{name}.")
+    met: set[int] = set()
+    left = [("", module)]
+    while left:  # a hostile file may nest them deeper than calls can
+        prefix, one = left.pop()
+        if not isinstance(one, Record) or id(one) in met:
+            continue
+        met.add(id(one))
+        for kind in ("_parameters", "_buffers"):
+            out |= {f"{prefix}{k}": t for k, t in one.mapping(kind).items() if isinstance(t, Tensor)}
+        left += [(f"{prefix}{name}.", below) for name, below in reversed(list(one.mapping("_modules").items()))]
     return out

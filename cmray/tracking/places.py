@@ -32,8 +32,8 @@ def find_run(text: str, storage: Path, tracking_uri: str | None = None) -> Found
     text = text.rstrip("/") or text
     path = _expanded(text)
     if (path / "meta.json").is_file():
-        trial = path.absolute().parent.parent
-        return Found(trial if path.parent.name == "checkpoints" and (trial / "config.yaml").is_file() else path, path)
+        among, trial = path.absolute().parent, path.absolute().parent.parent
+        return Found(trial if among.name == "checkpoints" and (trial / "config.yaml").is_file() else path, path)
     if (path / "config.yaml").is_file():
         return _checkpoint(path)
     folders = {f"{p.parent.parent.name}/{p.parent.name}": p.parent for p in sorted(storage.glob("*/*/config.yaml"))}

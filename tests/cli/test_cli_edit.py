@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_run import good, here, snapshot
 from PIL import Image
+from shell_words import check
 from small_run import checkpoint, digits, go, small
 
 from cmray.cli.edit import TASKS
@@ -216,7 +219,8 @@ BOX = ("--box", "2,2,4,4")
         (("inpant", *PICTURE), ["unknown editing task 'inpant'", "did you mean 'inpaint'?"]),
         (("inpaint", *PICTURE), ["inpaint", "takes one of mask, box and word, found none"]),
         (("inpaint", *BOX), ["inpaint needs --input"]),
-        (("inpaint", *PICTURE, "--box", "2,2,4"), ["box"]),
+        (("inpaint", *PICTURE, "--box", "2,2,4"), ["inpaint: box takes 4 numbers, found 3"]),
+        (("inpaint", *PICTURE, "--word", "a中"), ["the font has no letter '中'"]),
         (("inpaint", *PICTURE, "--box", "a"), ["--box is 'a'"]),
         (("inpaint", *PICTURE, "--box", "6,6,4,4"), ["does not lie in images of 8 x 8"]),
         (("inpaint", *PICTURE, *BOX, "--factor", 2), ["inpaint has no option factor; it is for superres"]),
@@ -238,7 +242,14 @@ BOX = ("--box", "2,2,4,4")
         (("stroke", *PICTURE, "--level", "1,2"), ["--level gives 2 noise levels"]),
         (("stroke", *PICTURE, "--level", 0), ["stroke: level", "greater than 0"]),
         (("stroke", *PICTURE, "--level", 1, "--times", "2,1"), ["leave one of them out"]),
-        (("denoise", *PICTURE, "--level", 81), ["sigma_max 80"]),
+        (("denoise", *PICTURE, "--level", 81), ["at most sigma_max 80, found 81"]),
+        (("denoise", *PICTURE, "--level", 0.001), ["above sigma_min 0.002 and at most sigma_max 80, found 0.001"]),
+        (("denoise", *PICTURE, "--level", "0.5,0.50000001"), ["found the same noise level twice: 0.5, 0.5"]),
+        (("stroke", *PICTURE, "--level", 0.002), ["above sigma_min 0.002", "found 0.002"]),
+        (("stroke", *PICTURE, "--level", 90, "--steps", 3), ["at most sigma_max 80, found 90"]),
+        (("interpolate", "--between", 3), ["interpolate: between takes 2 numbers, found 1"]),
+        (("interpolate", "--between", "3,4,5"), ["interpolate: between takes 2 numbers, found 3"]),
+        (("interpolate", "--level", 0.001), ["above sigma_min 0.002", "found 0.001"]),
         (("interpolate", *PICTURE), ["from one image to another, or from seed to seed; found 1"]),
         (("interpolate", "--frames", 1), ["interpolate: frames", "greater than or equal to 2"]),
         (("interpolate", "--between", "1,-1"), ["seeds are 0 or more"]),
@@ -263,6 +274,27 @@ def test_what_cannot_be_edited(tmp_path, monkeypatch, gray, arguments, words):
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("arguments", [("stroke", *PICTURE, "--level", 2), ("interpolate", "--between", "3,8")])
+def test_the_next_command_has_the_options_that_were_given(tmp_path, gray, arguments):
+    more = ("--weights", "student", "--out", tmp_path / "two words.png")
+    ran = good(here("edit", arguments[0], gray, *arguments[1:], *more))
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: "))
+    check(words)
+    pairs = set(itertools.pairwise(words))
+    assert {("--weights", "student"), ("--out", str(tmp_path / "two words-more.png"))} <= pairs
+    assert ("--level", "2") in pairs or arguments[0] != "stroke"
+    good(here(*words[1:]))
+    assert (tmp_path / "two words-more.png").is_file()
+
+
+@pytest.mark.parametrize("seed", [2**62, 2**63 - 1])
+def test_after_the_last_seeds_the_next_command_begins_anew(tmp_path, gray, seed):
+    ran = good(here("edit", "stroke", gray, *PICTURE, "--seed", seed, "--num", 1, "--out", tmp_path / "o.png"))
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("next: ")]
+    good(here(*shlex.split(line.removeprefix("next: "))[1:]))
+
+
 @pytest.mark.parametrize(
     ("out", "word"),
     [
@@ -271,6 +303,8 @@ def test_what_cannot_be_edited(tmp_path, monkeypatch, gray, arguments, words):
         ("nowhere/o.png", "does not exist"),
         ("full", "not an empty folder"),
         ("dir.png", "is a folder"),
+        ("link", "is a link; name a folder"),
+        ("link.png", "is a folder"),
     ],
 )
 def test_places_that_cannot_be_written(tmp_path, monkeypatch, gray, out, word):
@@ -278,9 +312,13 @@ def test_places_that_cannot_be_written(tmp_path, monkeypatch, gray, out, word):
     Path("full").mkdir()
     Path("full/file").write_text("mine")
     Path("dir.png").mkdir()
+    Path("empty").mkdir()
+    for name in ("link", "link.png"):
+        Path(name).symlink_to(Path("empty").absolute())
     ran = here("edit", "inpaint", gray, *PICTURE, *BOX, "--out", out)
     assert ran.code == 2
     assert word in ran.err
+    assert not list(Path("empty").iterdir())
     assert Path("full/file").read_text() == "mine"
 
 

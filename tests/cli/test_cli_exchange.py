@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cli_run import CD, apart, good, here, snapshot, write
+from cli_run import CD, Ran, apart, good, here, snapshot, write
 from exchange_files import ADM, made, random_net, run_of
+from shell_words import check
 from small_sweep import Watcher, sweep
 
 from cmray.nn.adm_state import to_openai
@@ -152,6 +156,62 @@ def test_bad_input_is_one_line_and_nothing_is_written(corner, monkeypatch, words
     assert message in ran.err
     assert ran.err.strip().splitlines()[-1].count("error:") == 1
     assert snapshot(corner) == before
+
+
+def following(ran: Ran) -> list[str]:
+    """The words of the command that is proposed."""
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("next: ")]
+    return shlex.split(line.removeprefix("next: ").partition("; in an experiment: ")[0])
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "don't", "a;b", "$x"])
+def test_the_next_commands_can_be_run_whatever_a_folder_is_called(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    source, out = teacher_file(tmp_path), tmp_path / name / name
+    out.parent.mkdir()
+    more = ("--objective", "ct", "--image-size", 8, "--net", "{head_width: 32}", "--data", "digits")
+    words = following(good(here("import", "openai", source, "--out", out, *more)))
+    assert words[:3] == ["cmray", "sample", str(out)]
+    check(words)
+    good(here(*words[1:], "--num", 1))
+    assert (tmp_path / "samples.png").is_file()
+    exported = out.parent / f"{name} card"
+    words = following(good(here("export", out, "--format", "safetensors", "--out", exported)))
+    assert words[:4] == ["cmray", "import", "safetensors", str(exported)]
+    check(words)
+    good(here(*words[1:]))
+    assert (tmp_path / "CHECKPOINT" / "meta.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["plain", "two words"])
+def test_the_next_command_of_other_formats_names_the_folder(tmp_path, name):
+    pytest.importorskip("mlflow")
+    model = made(tmp_path, MLP, (1, 8, 8))
+    words = following(good(here("export", model, "--format", "pyfunc", "--out", tmp_path / name)))
+    check(words)
+    assert words[:5] == ["mlflow", "models", "serve", "-m", str(tmp_path / name)]
+    pytest.importorskip("onnxscript")
+    words = following(good(here("export", model, "--format", "onnx", "--out", tmp_path / f"{name} onnx")))
+    ran = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0 or "No module named 'onnxruntime'" in ran.stderr, ran.stderr
+    assert str(tmp_path / f"{name} onnx" / "model.onnx") in words[2]
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_a_link_to_a_folder_is_no_new_folder(corner, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(corner)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    words = {
+        "import": ("import", "openai", "ok.pt", "--image-size", 8, "--net", "{head_width: 32}", "--objective", "ct"),
+        "export": ("export", "model", "--format", "safetensors", "--storage", corner / "none"),
+    }[command]
+    ran = here(*words, "--out", tmp_path / "link")
+    assert ran.code == 2
+    assert "is a link; name a folder" in ran.err
+    assert (tmp_path / "link").is_symlink()
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "link"]
 
 
 def test_an_mlflow_folder_serves_the_images_of_sample(tmp_path):

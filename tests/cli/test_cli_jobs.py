@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +64,6 @@ def test_no_job_server(desk, command):
 
 def test_a_server_that_is_no_job_server(desk):
     """Something listens there, and says nothing that Ray would."""
-    import threading
-
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -98,3 +100,83 @@ def test_commands_that_need_their_driver_on_a_node_say_so(desk, address):
     assert ran.code == 2
     assert ("Ray Client" if address.startswith("ray") else "cmray jobs submit") in ran.err
     assert snapshot(desk) == before
+
+
+@contextmanager
+def answering(status: str, body: str) -> Iterator[str]:
+    """The address of a server that says this to everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = body.encode()
+            self.send_response(int(status))
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        ("401", "Unauthorized: no token", "wants the token of its cluster"),
+        ("403", "Forbidden", "wants the token of its cluster"),
+        ("500", "job fig3-1403 was not found on port 8403; 401 others were", "refuses: "),
+        ("404", "no such page 401", "refuses: "),
+        ("500", "it took 403 seconds", "refuses: "),
+    ],
+)
+def test_only_what_is_about_a_token_is_told_as_that(desk, status, body, words):
+    with answering(status, body) as url:
+        ran = here("jobs", "list", "--address", url)
+    refused(ran, words)
+    assert ("token" in ran.err) == (status in ("401", "403"))
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "s3://KEYID:HUSHKEY@bucket/x",
+        "s3://KEYID:HUSH/KEY@bucket/x",
+        "s3://:HUSHKEY@bucket",
+        "s3://KEYID:1234@bucket/x",
+        "gs://a:HUSHKEY@bucket/x",
+    ],
+)
+def test_a_key_in_the_storage_s_url_is_refused_and_not_repeated(desk, monkeypatch, storage):
+    file = write(desk / "study.yaml", CT, PANELS)
+    before = snapshot(desk)
+    calls = [
+        ("jobs", "submit", file, "--storage", storage),
+        ("sweep", file, "--storage", storage),
+        ("train", file, "--storage", storage),
+        ("sample", "e/t", "--out", "x.npz", "--storage", storage),
+        ("sweep", file, "--address", "http://127.0.0.1:1", "--storage", storage),
+        ("data", "prepare", "digits", "--out", storage),
+    ]
+    found = [here(*call) for call in calls]
+    monkeypatch.setenv("CMRAY_STORAGE", storage)
+    found += [here("report", "study"), here("jobs", "submit", file)]
+    for ran in found:
+        assert ran.code == 2, f"{ran.out}\n{ran.err}"
+        assert "holds a key" in ran.err
+        for secret in ("HUSH", "KEYID", "1234"):
+            assert secret not in ran.out + ran.err
+        assert "Traceback" not in ran.err
+    assert snapshot(desk) == before
+
+
+def test_a_name_in_the_storage_s_url_is_no_key(desk):
+    file = write(desk / "study.yaml", CT, PANELS)
+    url = f"http://127.0.0.1:{closed_port()}"
+    for storage in ("gs://anonymous@bucket/x", "s3://bucket/a@b", "s3://bucket/a:b@c"):
+        refused(here("jobs", "submit", file, "--storage", storage, "--address", url), "no job server answers")

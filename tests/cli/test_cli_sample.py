@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_run import CT, EDM, Running, apart, good, here, snapshot, write
+from cli_run import CT, EDM, Ran, Running, apart, good, here, snapshot, write
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from shell_words import check
 
-from cmray.core.errors import StorageError
+from cmray.core.errors import DataError, StorageError
 from cmray.core.files import sha256_of
 from cmray.core.precond import to_pixels
 from cmray.core.rng import SampleNoise
@@ -28,6 +31,7 @@ from cmray.engine.evaluator import InlinePool
 from cmray.engine.model import load_model, make_sampler
 from cmray.engine.results import subject
 from cmray.engine.session import default_device, one_thread
+from cmray.samplers import samplers
 
 UNTRACKED = ("--tracking-uri", "none")
 
@@ -149,6 +153,13 @@ def test_searched_times_are_those_that_the_search_found(models, tmp_path):
     assert "2, 3" in several.err
     other = here(*draw, "--times", "searched", "--nfe", 2, "--weights", "student", "--out", tmp_path / "z.npz")
     assert other.code == 2, "they were searched for other weights"
+    assert "--nfe 2 --weights 'student'`" in " ".join(other.err.split())
+    good(here("search", models.student, "--storage", storage, "--nfe", 2, "--num-samples", 64, "--weights", "student"))
+    told = good(here(*draw, "--times", "searched", "--weights", "student", "--out", tmp_path / "z.npz")).json
+    assert (told["weights"], told["nfe"]) == ("student", 2)
+    assert (
+        good(here(*draw, "--times", "searched", "--nfe", 2, "--out", tmp_path / "y.npz")).json["weights"] == "ema 0.9"
+    )
     shown = good(here("sample", models.student, "--storage", storage, "--out", tmp_path / "x.png", "--num", 2)).out
     assert "--times searched --nfe 2" in shown
 
@@ -317,6 +328,142 @@ def test_parts_of_other_images_are_not_taken(models, tmp_path):
     with pytest.raises(StorageError, match="not cmray's"), drawn(drawing(1), folder, pool):
         pass
     assert [(p.name, p.read_text()) for p in folder.iterdir()] == [("mine.txt", "mine")]
+
+
+@pytest.mark.parametrize("error", [OSError("full"), StorageError("full"), ValueError("mine")])
+def test_parts_outlive_an_error_in_writing_and_not_a_model_that_diverged(models, tmp_path, error):
+    newest = newest_checkpoint(models.storage / models.student / "checkpoints", lambda _: None)
+    assert newest is not None
+    who, sampler = subject(models.storage / models.student, newest[1]), make_sampler(newest[0].run, 1)
+    drawing = Drawing(
+        who.checkpoint, who.weights, who.weights_sha256, sampler.model_dump(mode="json"), 0, 200, (1, 8, 8)
+    )
+    pool, calls = InlinePool(default_device()), []
+    run = pool.run
+    pool.run = lambda asked, got: calls.extend(asked) or run(asked, got)  # type: ignore[method-assign]
+    folder = tmp_path / "parts"
+    with pytest.raises(type(error)), drawn(drawing, folder, pool):
+        raise error
+    assert (len(calls), len(list(folder.glob("*.npy")))) == (4, 4)
+    with pytest.raises(DataError), drawn(drawing, folder, pool):
+        raise DataError("not finite")
+    assert len(calls) == 4, "nothing was drawn again"
+    assert not folder.exists()
+
+
+def test_parts_that_could_not_be_written_are_one_sentence(models, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        ran = here("sample", models.student, "--storage", models.storage, "--num", 70, "--out", tmp_path / "x.npz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ran.code == 2
+    assert "000000000000.npy: File too large" in ran.err
+    assert not list((tmp_path / ".x.npz.parts").glob("*.npy*"))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.npz", "x.safetensors"])
+def test_images_that_could_not_be_written_are_not_drawn_again(models, tmp_path, name):
+    """Files may have 4,300 bytes for a while, as on a full disk: parts do, the file of all does not."""
+    draw = ("sample", models.student, "--storage", models.storage, "--num", 70, "--out", tmp_path / name)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_300, before[1]))
+    try:
+        ran = here(*draw)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ran.code == 2
+    (line,) = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert f"{tmp_path / name}" in line
+    assert len(list((tmp_path / f".{name}.parts").glob("*.npy"))) == 2
+    again = good(here(*draw))
+    assert "70 of 70 images are there already" in " ".join(again.err.split())
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+# ---------------------------------------------------------------- what is said at the end
+
+
+def following(ran: Ran) -> list[str]:
+    """The words of the command that is proposed, which must be one that cmray takes."""
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line.removeprefix("next: "))
+    check(words)
+    assert good(here(*words[1:], "--help")).out
+    return words[1:]
+
+
+def pairs(words: list[str]) -> set[tuple[str, str]]:
+    return set(itertools.pairwise(words))
+
+
+def test_low_first_levels_are_noted_and_said(models, tmp_path):
+    draw = ("sample", models.student, "--storage", models.storage, "--num", 2, "--out", tmp_path / "x.png")
+    low = " ".join(good(here(*draw, "--times", "0.8")).out.split())
+    assert "note: samples begin as pure noise of level 80; from 0.8 they are bad" in low
+    assert "2 images (one-step, 1 NFE at 0.8, ema 0.9, seeds 0 to 1)" in low  # the picture's title, too
+    two = " ".join(good(here(*draw, "--times", "80,0.8")).out.split())
+    assert "2 NFE at 80, 0.8, " in two
+    usual = " ".join(good(here(*draw)).out.split())
+    assert "1 NFE, ema 0.9" in usual
+    assert "note:" not in two + usual
+    assert good(here(*draw, "--times", "0.8", "--json")).json["times"] == [0.8]
+
+
+@pytest.mark.parametrize("sampler", [None, *samplers.names()])
+def test_no_sampler_of_a_teacher_is_noted(models, tmp_path, sampler):
+    """Their first level is sigma_max up to rounding."""
+    if sampler is not None and samplers.get(sampler).of_consistency:
+        return
+    ran = []
+    for nfe in (None,) if sampler is None else (7, 8, 9, 10):
+        more = () if sampler is None else ("--sampler", sampler, "--nfe", nfe)
+        draw = ("sample", models.teacher, "--storage", models.storage, "--num", 1, "--out", tmp_path / "x.npz")
+        ran.append(here(*draw, *more))
+        assert "note:" not in ran[-1].out
+    assert 0 in {one.code for one in ran}
+
+
+def test_the_next_command_has_the_options_that_were_given(labelled, models, tmp_path):
+    storage, trial = labelled
+    draw = ("sample", trial, "--storage", storage, "--num", 2)
+    own = {("--weights", "student"), ("--class", "3,1")}
+    given = ("--weights", "student", "--class", "3,1")
+    search = following(good(here(*draw, *given, "--out", tmp_path / "a.png")))
+    assert search[:2] == ["search", trial]
+    assert ("--weights", "student") in pairs(search)
+    assert "--class" not in search
+    watch = following(good(here(*draw, *given, "--times", "80,1", "--out", tmp_path / "b.png")))
+    for words in (watch, following(good(here(*draw, *given, "--times", "80,1", "--trajectory", tmp_path / "t.gif")))):
+        assert words[:2] == ["sample", trial] or words[0] == "search"
+        if words[0] == "sample":
+            assert own <= pairs(words)
+    told = (
+        "sample",
+        models.teacher,
+        "--storage",
+        models.storage,
+        "--num",
+        2,
+        "--sampler",
+        "{name: edm-heun, S_churn: 4}",
+    )
+    words = following(good(here(*told, "--nfe", 9, "--out", tmp_path / "c.png")))
+    assert {("--nfe", "9"), ("--sampler", "{name: edm-heun, S_churn: 4}")} <= pairs(words)
+    words = following(good(here(*told, "--nfe", 9, "--trajectory", tmp_path / "t.png")))
+    assert {("--nfe", "9"), ("--sampler", "{name: edm-heun, S_churn: 4}")} <= pairs(words)
+
+
+def test_a_folder_behind_a_link_is_refused_before_anything_is_drawn(models, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("link", "link.npz", "link.png"):
+        (tmp_path / name).symlink_to(tmp_path / "empty")
+        ran = here("sample", models.student, "--storage", models.storage, "--out", tmp_path / name)
+        assert ran.code == 2
+        assert "is a link; name a folder" in ran.err or "is a folder; write a file's name" in ran.err
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "link", "link.npz", "link.png"]
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from cli_run import good, here, snapshot
+from shell_words import check
 
 from cmray.cli.search import rivals, unknown_noise
 from cmray.core.protocol import BLOCK
@@ -65,6 +67,25 @@ def test_a_small_search_says_that_its_noise_is_not_known(models, copied):
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "MLflow" not in ran.out
     assert not (copied / "mlflow.db").exists(), "a store that nobody made is not made for this"
+
+
+def test_a_search_for_other_weights_is_for_them_up_to_the_next_command(models, copied):
+    arguments = ("search", models.student, "--storage", copied, "--num-samples", 64, "--num-sigmas", 5)
+    usual, own = good(here(*arguments)), good(here(*arguments, "--weights", "student"))
+    (line,) = [line for line in own.out.splitlines() if line.startswith("next: ")]
+    assert "--weights student" in line
+    assert "--weights" not in usual.out
+    told = [good(here(*arguments, *more, "--json")).json[0] for more in ((), ("--weights", "student"))]
+    assert [one["provenance"]["weights"] for one in told] == ["ema 0.9", "student"]
+    assert len(list((copied / models.student / "searches").glob("*.json"))) == 2
+    words = shlex.split(line.removeprefix("next: "))
+    check(words)
+    picture = copied.parent / "x.png"
+    shown = good(here(*(picture if word == "samples.png" else word for word in words[1:]))).out
+    assert ", student, " in " ".join(shown.split())
+    wrong = here(*arguments, "--weights", "ema 0.5")
+    assert wrong.code == 2
+    assert "has no weights 'ema 0.5'" in wrong.err
 
 
 REFUSED = {

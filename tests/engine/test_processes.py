@@ -1,5 +1,6 @@
 """Real processes: two ranks train as one, and a killed or stopped one goes on as if nothing had happened."""
 
+import itertools
 import json
 import os
 import signal
@@ -82,6 +83,7 @@ def two_ranks(tmp_path_factory) -> Path:
             [
                 {"what": "gradients"},
                 {"what": "cost"},
+                {"what": "agree"},
                 job(small(two), out / "ct"),
                 job(small({**two, "train.accumulate": 2}), out / "ct accumulate"),
                 job(small({**cd, **two, "net.class_conditional": False}), out / "cd", teacher),
@@ -204,6 +206,18 @@ def test_a_stop_asked_of_one_rank_stops_both_and_they_go_on_to_the_same_weights(
     assert [e.step for e in events if e.kind == "curve"] == [2, 4, 6]
     result = json.loads((two_ranks / "parts" / "result.json").read_text())
     assert result["world_size"] == 2
+
+
+def test_ranks_ask_each_other_to_stop_after_every_slow_step_and_now_and_then_after_fast_ones(two_ranks):
+    """All ranks after the same steps, however slow each is; the last is the one at which both stop."""
+    zero, one = (json.loads((two_ranks / f"agree-rank-{r}.json").read_text()) for r in (0, 1))
+    assert zero == one
+    assert zero["fast"] == [1, 21, 41, 61], "at the latest after AGREE_EVERY steps"
+    assert zero["slow"] == [1, 2, 3, 4, 5]
+    gaps = [b - a for a, b in itertools.pairwise(zero["between"])]
+    assert max(gaps) <= 10, "ten steps of 0.05 s take the half second that was allowed"
+    assert max(gaps) > 1
+    assert 20 <= zero["between"][-1] <= 30
 
 
 def test_rank_0_alone_measures_the_curve_and_in_a_thread(two_ranks):

@@ -12,18 +12,23 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from object_stores import in_s3, s3_serving
 from s3_gate import Gate, gated
-from small_run import checkpoint, go, small
+from small_run import CPU, checkpoint, go, small
 
+import cmray
+from cmray.cluster.at_hand import Packed, pack
 from cmray.core import lease as leases
-from cmray.core.errors import CheckpointError, StorageError
+from cmray.core.errors import CheckpointError, CmrayError, StorageError
 from cmray.core.lease import Lease
 from cmray.engine import remote
 from cmray.engine.checkpoint import newest_checkpoint
+from cmray.engine.model import load_model
 from cmray.engine.remote import mount, store_of
 from cmray.engine.remote_store import RefusedError, Store
 from cmray.engine.remote_sync import Exchange, held, more_lines, refresh, share
@@ -433,3 +438,117 @@ def test_a_bucket_that_may_only_be_read_is_refused_before_anything_starts(url, g
 def test_the_mounts_of_this_process_are_by_folder(url):
     assert remote.shown(mount(url)) == url
     assert remote.shown(Path("/somewhere")) == "/somewhere"
+
+
+# ---------------------------------------------------------------- from Python
+
+
+def test_a_model_is_loaded_from_a_url_that_is_given_or_set(url, trained, tmp_path, monkeypatch):
+    store = machine(url, tmp_path / "a")
+    sent_by(store, trained, "step-00000004", "step-00000006")
+    store.put(trained / "config.yaml", "exp/trial/config.yaml")
+    expected = cmray.load(trained / "checkpoints" / "step-00000006", tmp_path, "cpu").sample(2, seed=3)
+    given = cmray.load("exp/trial", url, "cpu")
+    assert torch.equal(given.sample(2, seed=3), expected)
+    assert given.name == "exp/trial"
+    monkeypatch.setenv("CMRAY_STORAGE", url)
+    monkeypatch.setenv("CMRAY_CACHE", str(tmp_path / "another machine"))
+    assert torch.equal(cmray.load("trial", device="cpu").sample(2, seed=3), expected)
+    with pytest.raises(CmrayError, match=f"no trial or checkpoint 'exp/tiral' in {url}; did you mean 'exp/trial'"):
+        cmray.load("exp/tiral")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match="cannot be reached"):
+        cmray.load("exp/trial", "s3://nobody-has-this-bucket/x")
+    assert not (tmp_path / "s3:").exists()
+
+
+# ---------------------------------------------------------------- calls with a driver's files
+
+
+class Reader:
+    """Reads the kept file, makes another, and ends when it is told to."""
+
+    def __init__(self):
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def work(self, kept: str, made: str, more: list[str]) -> tuple[bytes, bytes, str]:
+        first = Path(kept).read_bytes()
+        self.began.set()
+        assert self.go_on.wait(60)
+        second = Path(kept).read_bytes()
+        Path(made).parent.mkdir(parents=True, exist_ok=True)
+        Path(made).write_bytes(second + b" and more")
+        return first, second, kept
+
+
+def packed_call(driver: Path, kept: str, made: str) -> Packed:
+    packed = pack("work", (str(driver / kept), str(driver / made), ["a word"]), lambda path: path.read_bytes())
+    assert packed is not None
+    assert list(packed.files) == [kept]
+    return packed
+
+
+def test_calls_at_once_on_one_kept_file_do_not_disturb_each_other(url, tmp_path):
+    """One that ends first takes nothing away from the other; what each makes travels back; nothing stays."""
+    driver = mount(url)
+    kept = driver / "e" / "t" / "parts" / "kept.npz"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"kept")
+    calls = [packed_call(driver, "e/t/parts/kept.npz", f"e/t/parts/{name}.npz") for name in ("a", "b")]
+    readers = [Reader(), Reader()]
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(call.run, reader, bytes) for call, reader in zip(calls, readers, strict=True)]
+        try:
+            assert all(reader.began.wait(60) for reader in readers)
+            readers[0].go_on.set()
+            (first, second, place), found = running[0].result(60)
+            assert (first, second) == (b"kept", b"kept")
+            assert found == {"e/t/parts/a.npz": b"kept and more"}
+            assert not Path(place).exists(), "its own copy is gone"
+        finally:
+            for reader in readers:
+                reader.go_on.set()
+        (first, second, _), found = running[1].result(60)
+    assert (first, second) == (b"kept", b"kept")
+    assert found == {"e/t/parts/b.npz": b"kept and more"}
+    bench = mount(url, "bench")
+    assert [p for p in bench.rglob("*") if p.is_file() and "parts" in p.parts] == []
+    assert list((bench / ".calls").iterdir()) == []
+    assert kept.read_bytes() == b"kept"
+    calls[1].keep(found)
+    assert (driver / "e" / "t" / "parts" / "b.npz").read_bytes() == b"kept and more"
+
+
+def test_a_call_that_fails_leaves_nothing_either(url, tmp_path):
+    driver = mount(url)
+    (driver / "e").mkdir(parents=True)
+    (driver / "e" / "kept.npz").write_bytes(b"kept")
+
+    class Fails:
+        def work(self, kept: str, made: str, more: list[str]) -> None:
+            Path(made).write_bytes(b"half")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        packed_call(driver, "e/kept.npz", "e/made.npz").run(Fails(), bytes)
+    assert list((mount(url, "bench") / ".calls").iterdir()) == []
+
+
+def test_a_checkpoint_is_fetched_to_the_machine_and_stays_there(url, trained, tmp_path):
+    store = machine(url, tmp_path / "a")
+    sent_by(store, trained, "step-00000006")
+    driver, name = mount(url), "exp/trial/checkpoints/step-00000006"
+
+    class Loads:
+        def work(self, checkpoint: str) -> str:
+            assert len(load_model(Path(checkpoint), CPU).weights_sha256) == 64
+            return checkpoint
+
+    (driver / "exp").mkdir(parents=True)
+    (driver / "exp" / "kept").write_bytes(b"kept")
+    packed = pack("work", (str(driver / name),), lambda path: path.read_bytes())
+    assert packed is not None
+    place, found = packed.run(Loads(), bytes)
+    assert place == str(mount(url, "bench") / name)
+    assert (Path(place) / "meta.json").is_file()
+    assert found == {}

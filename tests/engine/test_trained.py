@@ -7,6 +7,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_run import CPU, checkpoint, go, small
@@ -202,6 +203,124 @@ def test_what_cannot_be_is_one_sentence(storage, name, call, words):
     assert "\n" not in str(error.value)
 
 
+X = torch.zeros(1, 1, 8, 8)
+#: (call, a part of the sentence); what is asked of a "ct" model
+WRONG_KINDS = [
+    (lambda m: m.sample(2.5), "n is 2.5; give a whole number"),
+    (lambda m: m.sample("2"), "n is '2'; give a whole number"),
+    (lambda m: m.sample(True), "n is True"),
+    (lambda m: m.sample(None), "n is None"),
+    (lambda m: m.sample([1]), "n is [1]"),
+    (lambda m: m.sample(1, seed=2.0), "seed is 2.0"),
+    (lambda m: m.sample(1, seed="4"), "seed is '4'"),
+    (lambda m: m.sample(1, seed=None), "seed is None"),
+    (lambda m: m.sample(2, seed=[1, 2.5]), "seed is 2.5"),
+    (lambda m: m.sample(2, seed=torch.zeros(2)), "seed is tensor(0.)"),
+    (lambda m: m.sample(2, seed=np.array([4])), "1 seeds are given for 2 images"),
+    (lambda m: m.sample(1, seed={"a": 1}), "seed is {'a': 1}"),
+    (lambda m: m.sample(1, seed=torch.rand(9, 9)), "seed is tensor"),
+    (lambda m: m.sample(1, seed=[]), "0 seeds are given for 1 images"),
+    (lambda m: m.sample(1, labels="3"), "labels is '3'"),
+    (lambda m: m.sample(1, times=80), "times is 80; give a list of numbers"),
+    (lambda m: m.sample(1, times=80.0), "times is 80.0"),
+    (lambda m: m.sample(1, times=["a"]), "times is 'a'; give a number"),
+    (lambda m: m.sample(1, times=[None]), "times is None"),
+    (lambda m: m.sample(1, times=[]), "nfe is 0; a sample takes at least 1"),
+    (lambda m: m.sample(1, times=[80, float("nan")]), "nan"),
+    (lambda m: m.sample(1, times=[float("inf"), 1]), "inf"),
+    (lambda m: m.sample(1, times=b"searched"), "times is b'searched'"),
+    (lambda m: m.sample(1, nfe="2"), "nfe is '2'; give a whole number"),
+    (lambda m: m.sample(1, nfe=2.0), "nfe is 2.0"),
+    (lambda m: m.sample(1, nfe=0), "nfe"),
+    (lambda m: m.sample(1, nfe=1, sampler=5), "found 5"),
+    (lambda m: m.sample(1, nfe=1, sampler=["multistep"]), "a sampler is a name"),
+    (lambda m: m.sample(1, nfe=1, sampler={"name": 5}), "a sampler is a name"),
+    (lambda m: m.sample(1, nfe=1, sampler={}), "a sampler is a name"),
+    (lambda m: m.sample(1, block=2.5), "block is 2.5; give a whole number"),
+    (lambda m: m.sample(1, block="8"), "block is '8'"),
+    (lambda m: m.trajectory(2.5), "n is 2.5"),
+    (lambda m: m.trajectory(0), "n is 0"),
+    (lambda m: m.trajectory("a"), "n is 'a'"),
+    (lambda m: m.trajectory(1, times=5), "times is 5"),
+    (lambda m: m.trajectory(1, seed="x"), "seed is 'x'"),
+    (lambda m: m.denoise(np.zeros((1, 1, 8, 8)), 1.0), "x is a float64 ndarray; give a torch.Tensor"),
+    (lambda m: m.denoise(None, 1.0), "x is a NoneType"),
+    (lambda m: m.denoise([0.0], 1.0), "x is a list"),
+    (lambda m: m.denoise(X[:0], 1.0), "x is float32 [0, 1, 8, 8]"),
+    (lambda m: m.denoise(X, "a"), "sigma is 'a'"),
+    (lambda m: m.denoise(X, None), "sigma is None"),
+    (lambda m: m.denoise(X, [1.0, "a"]), "sigma is "),
+    (lambda m: m.denoise(X, [[1.0], [1.0, 2.0]]), "sigma is "),
+    (lambda m: m.denoise(X, 1 + 1j), "sigma is "),
+    (lambda m: m.denoise(X, torch.full((9, 9), 0.5)), "sigma is [9, 9]"),
+    (lambda m: m.denoise(X.expand(50, 1, 8, 8), torch.zeros(50)), "noise levels are 0.002 to 80.0"),
+    (lambda m: m.edit("stroke", [[0.0]]), "images is a list; give a tensor or an array"),
+    (lambda m: m.edit("stroke", "digits"), "images is a str"),
+    (lambda m: m.edit("stroke", X[:0]), "images is without images"),
+    (lambda m: m.edit("stroke", np.zeros((0, 1, 8, 8))), "images is without images"),
+    (lambda m: m.edit("stroke", torch.tensor(1.0)), "give a tensor or an array [N,C,H,W]"),
+    (lambda m: m.edit("stroke", np.array(1.0)), "give a tensor or an array [N,C,H,W]"),
+    (lambda m: m.edit("stroke", np.array(["a"])), "give a tensor or an array [N,C,H,W]"),
+    (lambda m: m.edit("stroke", X[0]), "the images are "),
+    (lambda m: m.edit("stroke", X * 1j), "give a tensor or an array [N,C,H,W]"),
+    (lambda m: m.edit("stroke"), "stroke needs images"),
+    (lambda m: m.edit("stroke", X, times=5), "times is 5; give a list of numbers"),
+    (lambda m: m.edit("stroke", X, times=[]), "noise levels must descend"),
+    (lambda m: m.edit("stroke", X, times=[5, float("nan")]), "nan"),
+    (lambda m: m.edit("stroke", X, steps=2.5), "steps is 2.5"),
+    (lambda m: m.edit("stroke", X, num="3"), "num is '3'"),
+    (lambda m: m.edit("stroke", X, num=0), "num is 0"),
+    (lambda m: m.edit("stroke", X, seed=[1]), "seed is [1]"),
+    (lambda m: m.edit("stroke", X, num=2, seed=2**63 - 1), "2**63 - 1"),
+    (lambda m: m.edit("stroke", X, labels="a"), "labels is 'a'"),
+    (lambda m: m.edit("stroke", X, level="high"), "stroke: level"),
+    (lambda m: m.edit(5, X), "5"),
+    (lambda m: m.edit(None, X), "None"),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"), WRONG_KINDS, ids=[f"{i} {words}" for i, (_, words) in enumerate(WRONG_KINDS)]
+)
+def test_an_argument_of_another_kind_is_one_sentence(storage, call, words):
+    with pytest.raises(CmrayError) as error:
+        call(load(storage))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(storage):
+    model = load(storage)
+    expected = model.sample(3, seed=4, times=[80, 1], block=8)
+    for four in (np.int64(4), torch.tensor(4), np.array(4)):
+        found = model.sample(np.int32(3), seed=four, nfe=np.int64(2), times=np.array([80.0, 1.0]), block=np.int64(8))
+        assert torch.equal(found, expected)
+    for seeds in (np.array([4, 5, 6]), torch.tensor([4, 5, 6]), (4, 5, 6), range(4, 7)):
+        assert torch.equal(model.sample(3, seed=seeds, times=torch.tensor([80.0, 1.0]), block=8), expected)
+    way = model.trajectory(np.int64(3), seed=np.int64(4), times=(80, np.float32(1)))[1]
+    torch.testing.assert_close(way.clamp(-1, 1), expected, rtol=1e-5, atol=1e-5)
+    labelled = load(storage, "labels")
+    threes = labelled.sample(2, labels=3)
+    for three in (np.int64(3), torch.tensor(3), np.array([3]), torch.tensor([3, 3])):
+        assert torch.equal(labelled.sample(2, labels=three), threes)
+    edited = model.edit("stroke", X, num=2, seed=4, times=[2.0], uint8=True)
+    assert torch.equal(model.edit("stroke", X.numpy(), num=np.int64(2), seed=torch.tensor(4), times=np.array([2.0]),
+                                  uint8=True), edited)  # fmt: skip
+
+
+def test_the_last_seeds_can_be_edited_with(storage):
+    model = load(storage)
+    last = model.edit("stroke", X, num=2, seed=2**63 - 2)
+    assert torch.equal(last[:, 1:], model.edit("stroke", X, num=1, seed=2**63 - 1))
+
+
+@pytest.mark.parametrize("run", [None, 5, ["e", "ct"], b"e/ct"])
+def test_a_run_that_is_no_name_is_one_sentence(storage, run):
+    with pytest.raises(CmrayError, match="give EXPERIMENT/TRIAL, a run id, or a folder"):
+        cmray.load(run, storage)
+
+
 def test_what_is_not_there_is_one_sentence(storage):
     with pytest.raises(CmrayError, match="did you mean 'e/labels'"):
         load(storage, "lables")
@@ -276,3 +395,18 @@ def test_values_of_different_protocols_are_never_compared(tmp_path):
     assert searched_times(tmp_path, "w")[2].times == (80.0, 0.8)
     keep(tmp_path, search(2, 5.0, 2.9, key="d", n=10_000))
     assert searched_times(tmp_path, "w")[2].times == (80.0, 5.0)
+
+
+def test_of_protocols_with_as_many_samples_the_one_that_was_searched_last_counts(tmp_path):
+    """Their values are of different references and cannot be compared: when they were made is all that tells."""
+
+    def by(reference: str, of: Search) -> Search:
+        return of.model_copy(update={"provenance": of.provenance.model_copy(update={"reference_sha256": reference})})
+
+    old, new = search(2, 0.8, 1.0, key="a", when=3.0), search(2, 2.5, 9.0, key="b", when=5.0)
+    keep(tmp_path, old, by("other", new))
+    assert searched_times(tmp_path, "w")[2].times == (80.0, 2.5)
+    keep(tmp_path, search(2, 7.0, 2.0, key="c", when=1.0), by("other", search(2, 6.0, 10.0, key="d", when=2.0)))
+    assert searched_times(tmp_path, "w")[2].times == (80.0, 2.5), "the newest of a protocol says when it was used last"
+    keep(tmp_path, search(2, 7.0, 2.0, key="e", when=6.0))
+    assert searched_times(tmp_path, "w")[2].times == (80.0, 0.8), "and then the lowest of its values counts"

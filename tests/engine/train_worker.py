@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from small_run import CPU, digits
+from small_run import CPU, digits, small_values
 
 from cmray.config.run import RunConfig
+from cmray.engine import loop as loops
 from cmray.engine.batches import ResidentBatches
 from cmray.engine.flat import FlatModule, GradientExchange
 from cmray.engine.loop import _Loop, train
@@ -113,6 +114,35 @@ def spend(session: PlainSession, out: Path) -> None:
     (out / f"cost-rank-{session.rank}.json").write_text(json.dumps(asdict(cost)))
 
 
+def agree(session: PlainSession, out: Path) -> None:
+    """After which steps the ranks ask each other whether to stop, and at which they do when rank 1 is asked to.
+
+    Steps are slow on rank 1 only; rank 0 waits for it in the exchange of gradients.
+    """
+    found = {}
+    run = RunConfig.model_validate(small_values({"resources.workers": 2, "train.log_every": 500, "train.steps": 500}))
+    for name, slow, patience, steps in (("fast", 0.0, 1e6, 50), ("slow", 0.05, 0.04, 5), ("between", 0.05, 0.5, 20)):
+        loops.AGREE_SECONDS = patience
+        state = TrainState(run, digits().shape, 10, None, session)
+        batches = ResidentBatches(digits(), run.train.batch_size, run.seed, CPU)
+        place = StopsAt(session, rank=1, calls=10**9)
+        loop = _Loop(run, state, batches, place, EventLog(out / f"{name}-agree-{session.rank}.jsonl"))
+        asked: list[int] = []
+        while True:
+            time.sleep(slow * session.rank)
+            loop.one_step()
+            if state.step == steps and session.rank == 1:
+                place.left = 1
+            before = place.left
+            stop = loop.agreed_stop()
+            if place.left < before:
+                asked.append(state.step)
+            if stop:
+                break
+        found[name] = asked
+    (out / f"agree-rank-{session.rank}.json").write_text(json.dumps(found))
+
+
 def main() -> None:
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     prepare_process(1)
@@ -121,6 +151,9 @@ def main() -> None:
         for job in jobs:
             if job.get("what") == "gradients":
                 gradients(session, out)
+                continue
+            if job.get("what") == "agree":
+                agree(session, out)
                 continue
             if job.get("what") == "cost":
                 spend(session, out)

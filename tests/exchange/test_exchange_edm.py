@@ -15,7 +15,7 @@ from cmray.core.errors import CheckpointError
 from cmray.engine.model import load_model
 from cmray.exchange import sources
 from cmray.exchange.edm_keys import adm_to_edm
-from cmray.exchange.inert import ALLOWED, read_pickle, tensors_of
+from cmray.exchange.inert import ALLOWED, Record, read_pickle, tensors_of
 from cmray.nn.song_state import PREFIX, to_edm
 
 EDM = {"name": "edm"}
@@ -178,3 +178,84 @@ def test_other_snapshots_are_refused_in_one_line(tmp_path):
     path.write_bytes(snapshot(state))
     with pytest.raises(CheckpointError, match=r"1 missing, such as enc\.8x8_block0\.conv1\.weight"):
         sources.get("edm")().read(path)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> dict[str, torch.Tensor]:
+    path, _ = file_of(tmp_path_factory.mktemp("song"), "ddpmpp")
+    return tensors_of(read_pickle(path)["ema"]["_modules"]["model"])
+
+
+BLOCK = "model.enc.8x8_block0"
+
+
+def refused(path: Path, content: bytes) -> str:
+    """What is said of a file, which must be one sentence."""
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        sources.get("edm")().read(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+#: (module, field) that hold nothing of the network
+UNUSED = {
+    *((where, field) for where in ("", "model", "model.enc", BLOCK) for field in ("_parameters", "_buffers")),
+    (f"{BLOCK}.conv1", "_modules"),
+    (f"{BLOCK}.conv1", "_buffers"),
+}
+
+
+@pytest.mark.parametrize("value", [["a"], "a", 5], ids=repr)
+@pytest.mark.parametrize("field", ["_modules", "_parameters", "_buffers"])
+@pytest.mark.parametrize("where", ["", "model", "model.enc", BLOCK, f"{BLOCK}.conv1"])
+def test_a_field_that_is_no_mapping_is_one_sentence(tmp_path, weights, where, field, value):
+    def damage(net):
+        at = net
+        for name in filter(None, where.split(".")):
+            at = at.__dict__["_modules"][name]
+        at.__dict__[field] = value
+
+    path = tmp_path / "x.pkl"
+    content = snapshot(weights, damage=damage)
+    if (where, field) in UNUSED:
+        path.write_bytes(content)
+        assert sources.get("edm")().read(path).shape == (3, 8, 8)
+    else:
+        refused(path, content)
+
+
+def test_modules_that_hold_themselves_or_nest_without_end_are_no_trap(tmp_path, weights):
+    def itself(net):
+        enc = net.__dict__["_modules"]["model"].__dict__["_modules"]["enc"]
+        enc.__dict__["_modules"]["again"] = enc
+
+    path = tmp_path / "x.pkl"
+    path.write_bytes(snapshot(weights, damage=itself))
+    assert sources.get("edm")().read(path).shape == (3, 8, 8)
+    module = None
+    for _ in range(5000):
+        above = Record()
+        above.state = {"_modules": {"a": module}, "_parameters": {"p": torch.zeros(1)} if module is None else {}}
+        module = above
+    assert [name.count(".") for name in tensors_of(module)] == [4999]
+
+
+@pytest.mark.parametrize("stride", [(0, 0), (0, 1), (1, 0)])
+def test_a_tensor_whose_rows_share_their_memory_is_refused_before_it_takes_any(tmp_path, stride):
+    """A few bytes of a file would become terabytes."""
+    path = tmp_path / "evil.pkl"
+    size = (10**6, 10**6) if stride == (0, 0) else (10**6, 4) if stride == (0, 1) else (4, 10**6)
+    call = (torch._utils._rebuild_tensor_v2, (torch.zeros(4).storage(), 0, size, stride, False, {}))
+    path.write_bytes(pickle.dumps(Evil(call)))
+    with pytest.raises(CheckpointError, match="is not a whole pickle: a tensor is larger than its memory"):
+        read_pickle(path)
+
+
+@pytest.mark.parametrize("size", [("a",), (2, "a"), 5, None, (2.5,), (-1,), (-2, -2)], ids=repr)
+def test_a_size_that_is_none_is_one_sentence(tmp_path, size):
+    path = tmp_path / "evil.pkl"
+    call = (torch._utils._rebuild_tensor_v2, (torch.zeros(4).storage(), 0, size, (1,), False, {}))
+    path.write_bytes(pickle.dumps(Evil(call)))
+    with pytest.raises(CheckpointError, match="is not a whole pickle"):
+        read_pickle(path)

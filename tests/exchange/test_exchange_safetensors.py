@@ -107,6 +107,110 @@ def test_where_weights_really_come_from_survives_a_detour(tmp_path):
     assert told["origin"] == {**meta["origin"], "data_known": True}
 
 
+def carded(folder: Path) -> tuple[dict, str]:
+    """The front matter of a model card, and its text."""
+    _, front, body = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_a_model_of_cmray_keeps_its_history_over_any_number_of_detours(tmp_path):
+    """Steps, images seen, the objective's options, data and seed; and nobody says that cmray did not train it."""
+    objective = {"name": "ct", "num_sigmas": 21, "mu": 0.93}
+    first = made(tmp_path, NETS["mlp"], (1, 8, 8), objective=objective)
+    good(here("export", first, "--format", "safetensors", "--out", tmp_path / "out-0"))
+    for i in range(2):
+        back = tmp_path / f"back-{i}"
+        good(here("import", "safetensors", tmp_path / f"out-{i}", "--out", back))
+        good(here("export", back, "--format", "safetensors", "--out", tmp_path / f"out-{i + 1}"))
+        facts = read_checkpoint_facts(back)
+        assert (facts.step, facts.nimg) == (4, 32)
+        assert facts.run.objective == read_checkpoint_facts(first).run.objective
+        assert facts.run.data == read_checkpoint_facts(first).run.data
+        assert facts.origin is not None
+        assert (facts.origin.format, facts.origin.trained_here, facts.origin.data_known) == ("safetensors", True, True)
+    plain, begun = carded(tmp_path / "out-0")
+    for i in (1, 2):
+        fields, body = carded(tmp_path / f"out-{i}")
+        assert fields["cmray_objective"] == plain["cmray_objective"]
+        assert "num_sigmas: 21" in yaml.safe_dump(fields["cmray_objective"])
+        assert "did not train it" not in body
+        assert "not trained with cmray" not in body
+        for words in ("| training | 4 steps of 8, 32 images seen |", "| seed | 0 |", "## Data\n\n`digits`"):
+            assert words in body
+            assert words in begun
+        assert "| imported from | out-0 (safetensors), SHA-256 " in body, "where it came from first"
+        row = next(line for line in begun.splitlines() if line.startswith("| objective"))
+        assert row in body
+    assert "imported from" not in begun
+
+
+def test_what_nobody_said_of_the_data_is_said_by_nobody(tmp_path):
+    from safetensors.torch import load_file
+    from torch import save
+
+    first = made(tmp_path, NETS["adm"], (1, 8, 8), objective={"name": "edm"})
+    from cmray.nn.adm_state import to_openai
+
+    save(to_openai(weights_of(first), read_checkpoint_facts(first).run.net), tmp_path / "far.pt")
+    words = ("--image-size", 8, "--net", "{head_width: 32}", "--objective", "edm")
+    for name, more, sentence in (
+        ("unsaid", (), "cmray did not train it, and nobody said what it was trained on."),
+        ("said", ("--data", "digits"), "Given at the import as `digits`; cmray did not train it"),
+    ):
+        good(here("import", "openai", tmp_path / "far.pt", "--out", tmp_path / name, *words, *more))
+        good(here("export", tmp_path / name, "--format", "safetensors", "--out", tmp_path / f"{name} card"))
+        good(here("import", "safetensors", tmp_path / f"{name} card", "--out", tmp_path / f"{name} back"))
+        good(here("export", tmp_path / f"{name} back", "--format", "safetensors", "--out", tmp_path / f"{name} again"))
+        for folder in (f"{name} card", f"{name} again"):
+            _, body = carded(tmp_path / folder)
+            assert f"## Data\n\n{sentence}" in body, folder
+            assert "data/far" not in body
+            assert "not trained with cmray, so its options are not known" in body
+            assert "steps of" not in body
+            assert "far.pt (openai)" in body
+        assert sorted(load_file(tmp_path / f"{name} again" / "model.safetensors")) == sorted(weights_of(first))
+
+
+@pytest.mark.parametrize("front", ["license: [a, b]", "license: {a: b}", "license: 5", "license:", "[", "- a", "a: *b"])
+def test_a_licence_that_is_no_name_is_none(tmp_path, front):
+    checkpoint = made(tmp_path, NETS["mlp"], (1, 8, 8))
+    good(here("export", checkpoint, "--format", "safetensors", "--out", tmp_path / "out", "--licence", "mit"))
+    (tmp_path / "out" / "README.md").write_text(f"---\n{front}\n---\n# x\n")
+    told = good(here("import", "safetensors", tmp_path / "out", "--out", tmp_path / "back", "--json")).json
+    assert told["origin"]["licence"] is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_weights_of_another_precision_become_float32(tmp_path, dtype):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = made(tmp_path, NETS["mlp"], (1, 8, 8))
+    good(here("export", checkpoint, "--format", "safetensors", "--out", tmp_path / "out"))
+    file = tmp_path / "out" / "model.safetensors"
+    state = {key: value.to(getattr(torch, dtype)) for key, value in load_file(file).items()}
+    save_file(state, file)
+    good(here("import", "safetensors", tmp_path / "out", "--out", tmp_path / "back"))
+    (weights,) = (tmp_path / "back").glob("*.safetensors")
+    kept = load_file(weights)
+    assert {value.dtype for value in kept.values()} == {torch.float32}
+    equal_bits(kept, {key: value.float() for key, value in state.items()})
+    good(here("sample", tmp_path / "back", "--num", 1, "--out", tmp_path / "x.npz"))
+    save_file({key: value.long() for key, value in state.items()}, file)
+    ran = here("import", "safetensors", tmp_path / "out", "--out", tmp_path / "whole numbers")
+    assert ran.code == 2
+    assert "is a torch.int64" in ran.err
+
+
+def test_a_config_of_endless_brackets_is_one_sentence(tmp_path):
+    good(here("export", made(tmp_path, NETS["mlp"], (1, 8, 8)), "--format", "safetensors", "--out", tmp_path / "out"))
+    (tmp_path / "out" / "config.json").write_text('{"a": ' + "[" * 200_000)
+    ran = here("import", "safetensors", tmp_path / "out", "--out", tmp_path / "back")
+    assert ran.code == 2
+    assert "config.json is not JSON" in ran.err
+    assert "Traceback" not in ran.err
+
+
 def test_damaged_folders_are_refused_in_one_line(tmp_path):
     good(here("export", made(tmp_path, NETS["mlp"], (1, 8, 8)), "--format", "safetensors", "--out", tmp_path / "out"))
     source = sources.get("safetensors")

@@ -50,8 +50,8 @@ class Diffusers(Target):
 def _next(labels: str) -> str:
     call = f"num_inference_steps=1{labels}"
     return (
-        'python -c "from diffusers import ConsistencyModelPipeline as P; '
-        f"P.from_pretrained('{{out}}')({call}).images[0].save('sample.png')\""
+        "python -c 'from diffusers import ConsistencyModelPipeline as P; "
+        f'P.from_pretrained("{{out}}")({call}).images[0].save("sample.png")\''
     )
 
 

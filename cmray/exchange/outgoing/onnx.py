@@ -83,7 +83,7 @@ class Onnx(Target):
             f'(image,) = session.run(None, {{"noise": noise{labels}}})  # about [-1, 1]'
         )
         (folder / "README.md").write_text(model_card(exported, use, library="onnx"))
-        return f"python -c \"import onnxruntime as o; print(*o.InferenceSession('{{out}}/{FILE}').get_inputs())\""
+        return f"python -c 'import onnxruntime as o; print(*o.InferenceSession(\"{{out}}/{FILE}\").get_inputs())'"
 
 
 def _is_here(package: str) -> bool:
