@@ -53,7 +53,8 @@ def find_run(text: str, storage: Path, tracking_uri: str | None = None) -> Found
         name = trial_of_run(text, tracking_uri, storage)
         if name in folders:
             return _checkpoint(folders[name])
-    raise CmrayError(f"no trial or checkpoint '{text}' in {shown(storage)}; {nearest(text, folders)}")
+    known = nearest(text, folders) if folders else "nothing was trained there yet"
+    raise CmrayError(f"no trial or checkpoint '{text}' in {shown(storage)}; {known}")
 
 
 def _expanded(text: str) -> Path:
