@@ -14,8 +14,7 @@ from cmray.cli.options import DEFAULT_STORAGE, Storage, TrackingUri, command
 from cmray.cli.sample import ONE_THREAD_BELOW
 
 if TYPE_CHECKING:
-    from cmray.studio.shelf import Shelf
-    from cmray.tracking.places import Found
+    from cmray.studio.shelf import Place, Shelf
 
 
 def studio(
@@ -56,7 +55,7 @@ def studio(
     from cmray.studio.shelf import open_shelf
 
     storage = storage.expanduser().absolute()
-    places = [(one.folder, one.checkpoint) for text in runs for one in _meant(text, storage, tracking_uri)]
+    places = [place for text in runs for place in _meant(text, storage, tracking_uri)]
     shelf = open_shelf(places, storage, weights, lambda words: command(*words, storage=storage))
     chosen = free_port(port)
     _set_threads(shelf)
@@ -73,21 +72,29 @@ def studio(
     serve(shelf, chosen, ready)
 
 
-def _meant(text: str, storage: Path, tracking_uri: str | None) -> list[Found]:
-    """One trial; or those of an experiment that have a checkpoint. Raises CmrayError."""
+def _meant(text: str, storage: Path, tracking_uri: str | None) -> list[Place]:
+    """One trial; or those of an experiment that have a checkpoint, teachers last. Raises CmrayError."""
     from cmray.core.errors import CmrayError
     from cmray.engine.remote_sync import refresh_all
+    from cmray.report.load import load_experiment
+    from cmray.studio.shelf import Place
     from cmray.tracking.places import find_run
 
     if "/" not in text and not Path(text).expanduser().exists():
         refresh_all(storage)
-        trials = sorted(path.parent for path in (storage / text).glob("*/config.yaml"))
-        whole = [trial for trial in trials if any(trial.glob("checkpoints/step-*/meta.json"))]
-        if whole:
-            return [find_run(f"{text}/{trial.name}", storage, tracking_uri) for trial in whole]
-        if trials:
-            raise CmrayError(f"none of the {len(trials)} trials of {text} has a whole checkpoint yet")
-    return [find_run(text, storage, tracking_uri)]
+        if (storage / text / "experiment.json").is_file():
+            trials = sorted(load_experiment(storage, text).trials, key=lambda trial: trial.role == "teacher")
+            whole = [trial for trial in trials if any(trial.folder.glob("checkpoints/step-*/meta.json"))]
+            if not whole:
+                raise CmrayError(f"none of the {len(trials)} trials of {text} has a whole checkpoint yet")
+            return [Place(t.folder, find_run(str(t.folder), storage).checkpoint, t.label) for t in whole]
+    found = find_run(text, storage, tracking_uri)
+    try:
+        trials = load_experiment(found.folder.parent.parent, found.folder.parent.name).trials
+    except CmrayError:  # it was trained alone, or is a checkpoint
+        trials = []
+    label = next((trial.label for trial in trials if trial.folder == found.folder), "")
+    return [Place(found.folder, found.checkpoint, label)]
 
 
 def _set_threads(shelf: Shelf) -> None:

@@ -24,52 +24,51 @@ def enlarged(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rgb.repeat(scale, 0).repeat(scale, 1))
 
 
+def touched(drawn: Mapping[str, Any] | None) -> bool:
+    """Whether anything is drawn in the `layers` of an image editor, uint8 [h,w,4] each."""
+    return any(bool((np.asarray(layer)[..., 3] > 0).any()) for layer in (drawn or {}).get("layers") or [])
+
+
 def hole(drawn: Mapping[str, Any] | None, height: int, width: int) -> np.ndarray:
     """What was painted over, bool [H,W]: pixels that the brush covers to two fifths.
-
-    Args:
-        drawn: `layers` of an image editor, uint8 [h,w,4] each.
 
     Raises:
         CmrayError: nothing was drawn, or too little to cover a pixel.
     """
+    if not drawn or not touched(drawn):
+        raise CmrayError("there is no mask yet: paint over what the model shall fill in")
     covered = np.zeros((height, width))
-    touched = False
-    for layer in (drawn or {}).get("layers") or []:
+    for layer in drawn["layers"]:
         alpha = np.asarray(layer)[..., 3] >= _OPAQUE
-        touched |= bool(alpha.any())
         covered = np.maximum(covered, _means(alpha.astype(np.float32), height, width))
-    found = covered >= _COVERED
-    if not found.any():
-        what = "the mask covers no pixel; paint with a larger brush" if touched else "there is no mask yet"
-        raise CmrayError(f"{what}: paint over what the model shall fill in")
-    return found
+    if not (covered >= _COVERED).any():
+        raise CmrayError("the mask covers no pixel of the image; paint with a larger brush")
+    return covered >= _COVERED
 
 
 def painting(drawn: Mapping[str, Any] | None, source: np.ndarray) -> np.ndarray:
     """The source with what was painted on it, uint8 [C,H,W]; where the brush has not been, to the bit the source.
 
     Args:
-        drawn: `layers` of an image editor, uint8 [h,w,4] each.
         source: uint8 [C,H,W].
 
     Raises:
         CmrayError: nothing was painted.
     """
+    if not drawn or not touched(drawn):
+        raise CmrayError("nothing is painted yet: paint on the canvas what you want to see")
     channels, height, width = source.shape
     result = np.broadcast_to(source, (3, height, width)).astype(np.float32)
-    touched = np.zeros((height, width), np.bool_)
-    for layer in (drawn or {}).get("layers") or []:
+    brushed = np.zeros((height, width), np.bool_)
+    for layer in drawn["layers"]:
         rgba = np.asarray(layer).astype(np.float32)
         alpha = _means(rgba[..., 3] / 255, height, width)
         paint = np.stack([_means(rgba[..., c] * rgba[..., 3] / 255, height, width) for c in range(3)])
         result = result * (1 - alpha) + paint
-        touched |= alpha > 0
-    if not touched.any():
-        raise CmrayError("nothing is painted yet: paint on the canvas what you want to see")
+        brushed |= alpha > 0
     out = source.copy()
     shown = result if channels == 3 else _luma(result)
-    out[:, touched] = np.rint(shown).clip(0, 255).astype(np.uint8)[:, touched]
+    out[:, brushed] = np.rint(shown).clip(0, 255).astype(np.uint8)[:, brushed]
     return out
 
 

@@ -12,7 +12,7 @@ from cmray.studio.shelf import Shelf
 from cmray.studio.widgets import SLOW, answered, classes_label, line, picture, seed_slider
 
 #: models that are chosen when the page opens
-_AT_FIRST = 6
+_AT_FIRST = 8
 
 
 def compare_page(shelf: Shelf, tab: gr.Tab) -> None:
@@ -21,7 +21,7 @@ def compare_page(shelf: Shelf, tab: gr.Tab) -> None:
     most_classes = max(entry.num_classes for entry in entries)
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            runs = gr.CheckboxGroup(shelf.names, value=alike[:_AT_FIRST], label="models", elem_id="compare-runs")
+            runs = gr.CheckboxGroup(shelf.choices, value=alike[:_AT_FIRST], label="models", elem_id="compare-runs")
             seed = seed_slider("compare-seed")
             count = gr.Slider(1, MOST_BESIDE, value=8, step=1, precision=0, label="images", elem_id="compare-count")
             own = gr.Checkbox(
@@ -30,7 +30,7 @@ def compare_page(shelf: Shelf, tab: gr.Tab) -> None:
             )  # fmt: skip
             nfe = gr.Slider(1, 79, value=1, step=2, precision=0, label="network evaluations", elem_id="compare-nfe")
             labels = gr.Textbox(
-                label=classes_label(most_classes), visible=most_classes > 0, max_lines=1, elem_id="compare-labels"
+                "", label=classes_label(most_classes), visible=most_classes > 0, max_lines=1, elem_id="compare-labels"
             )
         with gr.Column(scale=3, min_width=320):
             shown, said = picture("compare"), line("compare")

@@ -109,6 +109,12 @@ def edit_page(shelf: Shelf, tab: gr.Tab) -> None:
 
         return answered(call)
 
+    def edit_drawn(name: str, task: str | None, source: np.ndarray | None, mask: Any, paint: Any, *rest: Any) -> Any:
+        """As soon as something is drawn; a canvas also tells when it is empty."""
+        if not canvas.touched(mask if task == "inpaint" else paint):
+            return None, ""
+        return edit(name, task, source, mask, paint, *rest)
+
     def edit_undrawn(name: str, task: str | None, source: np.ndarray | None, *rest: Any) -> tuple[Any, Any]:
         """At once, where there is nothing to draw first."""
         if task in ("inpaint", "stroke", None) or source is None:
@@ -123,7 +129,9 @@ def edit_page(shelf: Shelf, tab: gr.Tab) -> None:
         ).then(edit_undrawn, asked, out, **SLOW)  # fmt: skip
     for event in (kind.input, number.input, file.upload, file.clear):
         event(load, fields, canvases, **SLOW).then(edit_undrawn, asked, out, **SLOW)
-    for event in (mask.input, paint.input, again.click, *(f.input for f in (num, seed, steps, level, factor, labels))):
+    for event in (mask.input, paint.input):
+        event(edit_drawn, asked, out, **SLOW)
+    for event in (again.click, *(f.input for f in (num, seed, steps, level, factor, labels))):
         event(edit, asked, out, **SLOW)
 
 

@@ -53,7 +53,7 @@ def interpolate_page(shelf: Shelf, tab: gr.Tab) -> None:
         place = round(min(max(at or 0, 0), 1) * (len(frames) - 1))
         words = ["edit", "interpolate", name, "--between", f"{a},{b}", "--frames", str(len(frames))]
         words += ["--steps", str(steps)] if steps else []
-        words += ["--class", ",".join(map(str, values.labels(labels) or []))] if labels.strip() else []
+        words += ["--class", ",".join(map(str, values.labels(labels) or []))] if labels else []
         text = f"{len(frames)} frames, computed in {values.seconds(seconds)}, then only looked at"
         command = shelf.command(*words, "--out", "way.gif")
         caption = f"seed {a} to {b}, α {place / (len(frames) - 1):.2f}"

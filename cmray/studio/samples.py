@@ -148,14 +148,14 @@ def compare(shelf: Shelf, names: Sequence[str], wish: Wish, own: bool) -> Answer
             raise CmrayError(text if entry.name in text else f"{entry.name}: {text}") from None
         rows.append(images)
         facts = _facts(model, sampler.title, sampler.nfe, sampler.times)
-        lines.append(f"| {entry.name} | {facts} | {seconds:.3f} | {_parameters(model):,} |")
+        lines.append(f"| {entry.title} | {facts} | {seconds:.3f} | {_parameters(model):,} |")
     height = first.shape[1]
     picture = grid_picture(
         np.concatenate(rows),
         columns=count,
         scale=max(-(-_CELL // height), min(_WIDTH // (count * height), 128 // height), 1),
         captions=[str(seed + i) for i in range(count)] * len(rows),
-        row_labels=[_short(entry) for entry in entries],
+        row_labels=[entry.short for entry in entries],
     )
     return Answer(picture, "\n".join(lines))
 
@@ -200,10 +200,6 @@ def _captions(model: TrainedModel, seed: int, count: int, given: list[int] | Non
     return [f"{one} · {label}" for one, label in zip(seeds, labels, strict=True)]
 
 
-def _short(entry: Entry) -> str:
-    return entry.name.rsplit("/", 1)[-1]
-
-
 def _command(shelf: Shelf, name: str, wish: Wish, count: int, seed: int) -> str:
     words = ["sample", name]
     if wish.source == "given":
@@ -212,6 +208,6 @@ def _command(shelf: Shelf, name: str, wish: Wish, count: int, seed: int) -> str:
         words += ["--nfe", str(wish.steps)]
         if wish.source == "searched":
             words += ["--times", "searched"]
-    if wish.labels.strip():
+    if values.labels(wish.labels):
         words += ["--class", ",".join(map(str, values.labels(wish.labels) or []))]
     return shelf.command(*words, "--num", str(count), "--seed", str(seed), "--out", "samples.png")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cmray.config.checkpoint_facts import CheckpointFacts, read_checkpoint_facts
 from cmray.config.run import RunConfig
@@ -20,19 +20,43 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Place(NamedTuple):
+    """Where a model is: a trial's folder, and a checkpoint; of a bare checkpoint both are the same.
+
+    Args:
+        label: what the experiment calls the trial, such as "cd · heun · l2 · N=18".
+    """
+
+    folder: Path
+    checkpoint: Path
+    label: str = ""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One model, known from its manifest: no weight is read before the model is used.
 
     Args:
         name: EXPERIMENT/TRIAL; of a bare checkpoint its folder.
+        label: as in `Place`.
     """
 
     name: str
+    label: str
     folder: Path
     checkpoint: Path
     facts: CheckpointFacts
     run: RunConfig
+
+    @property
+    def short(self) -> str:
+        """For a row of a picture."""
+        return self.label or Path(self.name).name
+
+    @property
+    def title(self) -> str:
+        """For a list to choose from."""
+        return f"{self.label} ({self.name})" if self.label else self.name
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,6 +92,11 @@ class Shelf:
     def names(self) -> list[str]:
         return list(self.entries)
 
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """Titles with names."""
+        return [(entry.title, name) for name, entry in self.entries.items()]
+
     def entry(self, name: str | None) -> Entry:
         """Raises CmrayError for a model that is not on the shelf."""
         if name not in self.entries:
@@ -93,22 +122,22 @@ class Shelf:
 
 
 def open_shelf(
-    places: Sequence[tuple[Path, Path]], storage: Path, weights: str | None, command: Callable[[Sequence[str]], str]
+    places: Sequence[Place], storage: Path, weights: str | None, command: Callable[[Sequence[str]], str]
 ) -> Shelf:
-    """Models from (trial's folder, checkpoint); of a bare checkpoint both are the same. Equal ones are opened once.
+    """Models from their places, each once.
 
     Raises:
         CheckpointError: a checkpoint is damaged, or lacks the weights.
     """
     from cmray.engine.model import weights_file
 
-    entries = []
-    for folder, checkpoint in dict.fromkeys(places):
+    entries: dict[str, Entry] = {}
+    for folder, checkpoint, label in places:
         facts = read_checkpoint_facts(checkpoint)
         weights_file(facts, weights, checkpoint)
         name = str(checkpoint) if folder == checkpoint else f"{folder.parent.name}/{folder.name}"
-        entries.append(Entry(name, folder, checkpoint, facts, facts.run))
-    return Shelf(entries, storage, weights, command)
+        entries.setdefault(name, Entry(name, label, folder, checkpoint, facts, facts.run))
+    return Shelf(list(entries.values()), storage, weights, command)
 
 
 def timed(call: Callable[[], T]) -> tuple[T, float]:

@@ -12,7 +12,7 @@ from cmray.studio.samples import Answer
 from cmray.studio.shelf import Shelf
 
 #: most seeds of a slider; any other goes into its number field
-SEEDS = 9_999
+SEEDS = 999
 #: of every event that asks a model: one at a time, the newest wish of a dragged slider, nothing for other programs
 LIVE: dict[str, Any] = {
     "concurrency_limit": 1,
@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private",
 
 
 def run_chooser(shelf: Shelf, name: str) -> gr.Dropdown:
-    return gr.Dropdown(shelf.names, value=shelf.names[0], label="model", elem_id=f"{name}-run", filterable=False)
+    return gr.Dropdown(shelf.choices, value=shelf.names[0], label="model", elem_id=f"{name}-run", filterable=False)
 
 
 def seed_slider(name: str, value: int = 0, label: str = "seed") -> gr.Slider:
@@ -39,6 +39,7 @@ def labels_box(shelf: Shelf, name: str) -> gr.Textbox:
     """Seen where a model has classes."""
     first = shelf.entry(shelf.names[0])
     return gr.Textbox(
+        "",
         label=classes_label(first.num_classes),
         placeholder="3 or 0, 1, 2; empty leaves them to the seeds",
         visible=bool(first.num_classes),
