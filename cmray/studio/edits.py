@@ -151,15 +151,16 @@ def edit(
         )
         weights = model.weights
     kept = max(result.known_error for result in results)
+    noun = "result" if len(results) == 1 else "results"
     parts = [
-        f"{task} with {len(results)} results in {values.seconds(seconds)}",
-        f"{results[0].nfe} network evaluations each",
+        f"{task} with {len(results)} {noun} in {values.seconds(seconds)}",
+        f"{values.evaluations(results[0].nfe)} each",
         f"σ {values.shown_levels(sorted({t for result in results for t in result.times}, reverse=True))}",
         weights,
     ]
     if editing_tasks.get(task).has_truth and task != "denoise":
         parts.append("the known part is kept to the bit" if kept == 0 else f"the known part is kept to {kept:.1g}")
-    rows = _ladder(source, results) if task == "denoise" else _row(source, results)
+    rows = _ladder(source, results) if task == "denoise" else _row(task, source, results)
     return Answer(_picture(*rows), " · ".join(parts))
 
 
@@ -178,12 +179,12 @@ def _suits(task: str, entry: Entry) -> bool:
 Cells = tuple[list[np.ndarray], list[str], int]
 
 
-def _row(source: np.ndarray, results: Sequence[Result]) -> Cells:
+def _row(task: str, source: np.ndarray, results: Sequence[Result]) -> Cells:
     """Input, what was shown, results: images, captions and columns."""
     given = to_pixels(results[0].given).numpy()
     shown = [] if np.array_equal(given, source) else [(given, "the model sees")]
     made = [(to_pixels(result.image).numpy(), f"seed {result.row.seed}") for result in results]
-    cells = [(source, "input"), *shown, *made]
+    cells = [(source, "painting" if task == "stroke" else "input"), *shown, *made]
     return [image for image, _ in cells], [text for _, text in cells], min(len(cells), _COLUMNS)
 
 

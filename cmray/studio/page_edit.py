@@ -32,7 +32,10 @@ _SOURCES = [
     ("black", "black"),
     ("white", "white"),
 ]
-_MASK, _PALETTE = "#ff3b30", ["#ffffff", "#808080", "#000000", "#d62728", "#2ca02c", "#1f77b4", "#ffbf00", "#8c564b"]
+_MASK, _PALETTE = (
+    "#ff3b30",
+    ["#c0c0c0", "#ffffff", "#808080", "#000000", "#d62728", "#2ca02c", "#1f77b4", "#ffbf00", "#8c564b"],
+)
 _MOST_STEPS = 80
 
 
@@ -44,13 +47,13 @@ def edit_page(shelf: Shelf, tab: gr.Tab) -> None:
             run = run_chooser(shelf, "edit")
             task = gr.Radio(tasks, value=next(iter(tasks), None), label="task", elem_id="edit-task")
             kind = gr.Radio(_SOURCES, value="dataset", label="image", elem_id="edit-source")
-            number = gr.Number(0, label="number in the dataset, or seed", precision=0, minimum=0, elem_id="edit-number")
+            number = gr.Number(0, label="number", precision=0, minimum=0, elem_id="edit-number")
             file = gr.File(label="file", type="filepath", file_types=["image"], visible=False, elem_id="edit-file")
             num = gr.Slider(1, MOST, value=3, step=1, precision=0, label="results", elem_id="edit-num")
             seed = seed_slider("edit-seed")
             steps = gr.Slider(
-                0, _MOST_STEPS, value=0, step=1, precision=0, label="noise levels", elem_id="edit-steps",
-                info="0 takes the task's own number",
+                0, _MOST_STEPS, value=0, step=1, precision=0, label="steps", elem_id="edit-steps",
+                info="0 takes the task's own number of noise levels",
             )  # fmt: skip
             level = gr.Textbox("", label="noise level", max_lines=1, visible=False, elem_id="edit-level")
             factor = gr.Dropdown([], label="factor", visible=False, elem_id="edit-factor", filterable=False)
@@ -85,14 +88,18 @@ def edit_page(shelf: Shelf, tab: gr.Tab) -> None:
         """The image, on the canvas that the task needs."""
         hint = HINTS.get(task or "", "This model was distilled to fixed steps, which cannot edit.")
         seen = {"mask": task == "inpaint", "paint": task == "stroke", "plain": task not in ("inpaint", "stroke", None)}
-        asks = gr.update(visible=kind in ("dataset", "sample")), gr.update(visible=kind == "file")
+        asks = (
+            gr.update(visible=kind in ("dataset", "sample"), label="seed" if kind == "sample" else "number"),
+            gr.update(visible=kind == "file"),
+        )
         try:
             pixels = _source(sources, name, kind, number, path)
         except CmrayError as error:
             hidden = [gr.update(visible=False) for _ in seen]
             return None, *hidden, *asks, hint, gr.update(value=None), sentence(error)
         large = canvas.enlarged(pixels)
-        shown = [gr.update(value=large if there else None, visible=there) for there in seen.values()]
+        # what is hidden keeps its value: gradio's editor stumbles over one that changes while it goes
+        shown = [gr.update(value=large, visible=True) if there else gr.update(visible=False) for there in seen.values()]
         return pixels, *shown, *asks, hint, gr.update(value=None), ""
 
     def edit(

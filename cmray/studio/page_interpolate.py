@@ -36,8 +36,8 @@ def interpolate_page(shelf: Shelf, tab: gr.Tab) -> None:
                 2, _MOST_FRAMES, value=_FRAMES, step=1, precision=0, label="frames", elem_id="interpolate-frames"
             )
             steps = gr.Slider(
-                0, _MOST_STEPS, value=0, step=1, precision=0, label="noise levels", elem_id="interpolate-steps",
-                info="0 takes the usual number: one of a consistency model, 18 of a teacher",
+                0, _MOST_STEPS, value=0, step=1, precision=0, label="steps", elem_id="interpolate-steps",
+                info="0 takes the usual number of noise levels: one of a consistency model, 18 of a teacher",
             )  # fmt: skip
             labels = labels_box(shelf, "interpolate")
         with gr.Column(scale=3, min_width=320):

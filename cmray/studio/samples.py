@@ -148,14 +148,14 @@ def compare(shelf: Shelf, names: Sequence[str], wish: Wish, own: bool) -> Answer
             raise CmrayError(text if entry.name in text else f"{entry.name}: {text}") from None
         rows.append(images)
         facts = _facts(model, sampler.title, sampler.nfe, sampler.times)
-        lines.append(f"| {entry.title} | {facts} | {seconds:.3f} | {_parameters(model):,} |")
+        lines.append(f"| {shelf.title(entry.name)} | {facts} | {seconds:.3f} | {_parameters(model):,} |")
     height = first.shape[1]
     picture = grid_picture(
         np.concatenate(rows),
         columns=count,
         scale=max(-(-_CELL // height), min(_WIDTH // (count * height), 128 // height), 1),
         captions=[str(seed + i) for i in range(count)] * len(rows),
-        row_labels=[entry.short for entry in entries],
+        row_labels=[_row_label(shelf, entry) for entry in entries],
     )
     return Answer(picture, "\n".join(lines))
 
@@ -182,8 +182,7 @@ def _drawn(
 
 
 def _facts(model: TrainedModel, title: str, nfe: int, times: Sequence[float]) -> str:
-    evaluations = "1 network evaluation" if nfe == 1 else f"{nfe} network evaluations"
-    return f"{title} at σ {values.shown_levels(times)} · {evaluations} · {model.weights}"
+    return f"{title} at σ {values.shown_levels(times)} · {values.evaluations(nfe)} · {model.weights}"
 
 
 def _parameters(model: TrainedModel) -> int:
@@ -198,6 +197,11 @@ def _captions(model: TrainedModel, seed: int, count: int, given: list[int] | Non
     own = SampleNoise(seeds, model.shape).integers(model.num_classes).tolist()
     labels = own if given is None else [given[i % len(given)] for i in range(count)]
     return [f"{one} · {label}" for one, label in zip(seeds, labels, strict=True)]
+
+
+def _row_label(shelf: Shelf, entry: Entry) -> str:
+    title = shelf.title(entry.name)
+    return entry.name.rsplit("/", 1)[-1] if title == entry.name else title
 
 
 def _command(shelf: Shelf, name: str, wish: Wish, count: int, seed: int) -> str:

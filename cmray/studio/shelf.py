@@ -49,16 +49,6 @@ class Entry:
     run: RunConfig
 
     @property
-    def short(self) -> str:
-        """For a row of a picture."""
-        return self.label or Path(self.name).name
-
-    @property
-    def title(self) -> str:
-        """For a list to choose from."""
-        return f"{self.label} ({self.name})" if self.label else self.name
-
-    @property
     def shape(self) -> tuple[int, int, int]:
         return self.facts.shape
 
@@ -94,8 +84,14 @@ class Shelf:
 
     @property
     def choices(self) -> list[tuple[str, str]]:
-        """Titles with names."""
-        return [(entry.title, name) for name, entry in self.entries.items()]
+        """Titles with names, to choose from."""
+        return [(self.title(name), name) for name in self.names]
+
+    def title(self, name: str) -> str:
+        """What a person is shown of a model: its label; where that is missing or another has it too, its name."""
+        label = self.entry(name).label
+        same = sum(entry.label == label for entry in self.entries.values())
+        return name if not label else label if same == 1 else f"{label} ({name})"
 
     def entry(self, name: str | None) -> Entry:
         """Raises CmrayError for a model that is not on the shelf."""

@@ -37,6 +37,10 @@ def shown_levels(times: Sequence[float]) -> str:
     return ", ".join(texts if len(times) <= 8 else [*texts[:2], "…", texts[2]])
 
 
+def evaluations(nfe: int) -> str:
+    return "1 network evaluation" if nfe == 1 else f"{nfe} network evaluations"
+
+
 def seconds(value: float) -> str:
     """13 ms, 2.4 s."""
     return f"{value * 1000:.0f} ms" if value < 0.9995 else f"{value:.1f} s"
