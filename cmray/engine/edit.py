@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from cmray.config.run import NoiseConfig
 from cmray.core.errors import CmrayError, UnknownNameError, nearest
 from cmray.editing import EditingTask, Levels, edited, editing_tasks
 from cmray.editing.base import Row
@@ -144,6 +145,10 @@ def _schedules(
     else:
         if steps is not None and steps < 1:
             raise CmrayError(f"steps is {steps}; there is at least 1")
+        first = getattr(task, "level", None)
+        tops = first if isinstance(first, tuple) else () if first is None else (first,)
+        if not all(noise.sigma_min < top <= noise.sigma_max for top in tops):
+            raise _out_of_range(noise, tops)
         levels = Levels(noise.sigma_min, noise.sigma_max, noise.rho)
         consistency = model.run.objective.kind == "consistency"
         chosen = task.schedules(levels, max(model.shape[1:]), steps, consistency, count)
@@ -153,11 +158,15 @@ def _schedules(
         solved = len(schedule) > 1 and model.run.objective.kind == "denoiser"  # to sigma_min, as usual
         low_enough = schedule[-1] > noise.sigma_min or (solved and schedule[-1] == noise.sigma_min)
         if not low_enough or schedule[0] > noise.sigma_max:
-            raise CmrayError(
-                f"noise levels must be above sigma_min {noise.sigma_min:g} and at most sigma_max {noise.sigma_max:g}, "
-                f"found {', '.join(f'{t:g}' for t in schedule)}"
-            )
+            raise _out_of_range(noise, schedule)
     return chosen
+
+
+def _out_of_range(noise: NoiseConfig, levels: Sequence[float]) -> CmrayError:
+    return CmrayError(
+        f"noise levels must be above sigma_min {noise.sigma_min:g} and at most sigma_max {noise.sigma_max:g}, "
+        f"found {', '.join(f'{t:g}' for t in levels)}"
+    )
 
 
 def _sampler(model: Model, times: Sequence[float]) -> Sampler:

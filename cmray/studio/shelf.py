@@ -76,7 +76,7 @@ class Shelf:
     ):
         self.entries = {entry.name: entry for entry in entries}
         self.storage, self.weights, self._command = storage, weights, command
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def names(self) -> list[str]:
