@@ -146,7 +146,7 @@ def edit(
     with shelf.using(name) as model:
         results, seconds = timed(
             lambda: model.edits(
-                task, source[None], num=num, seed=seed, steps=steps, labels=values.labels(labels), **options
+                task, source[None].copy(), num=num, seed=seed, steps=steps, labels=values.labels(labels), **options
             )
         )
         weights = model.weights

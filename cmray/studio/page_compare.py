@@ -9,7 +9,7 @@ import gradio as gr
 from cmray.studio import samples
 from cmray.studio.samples import MOST_BESIDE, Wish
 from cmray.studio.shelf import Shelf
-from cmray.studio.widgets import SLOW, answered, classes_label, line, picture, seed_slider
+from cmray.studio.widgets import SLOW, answered, changed, classes_label, line, picture, seed_slider
 
 #: models that are chosen when the page opens
 _AT_FIRST = 8
@@ -43,4 +43,4 @@ def compare_page(shelf: Shelf, tab: gr.Tab) -> None:
     asked, out = [runs, seed, count, own, nfe, labels], [shown, said]
     tab.select(draw, asked, out, **SLOW)
     for field in (runs, seed, count, own, nfe, labels):
-        field.input(draw, asked, out, **SLOW)
+        changed(field)(draw, asked, out, **SLOW)

@@ -16,6 +16,7 @@ from cmray.studio.widgets import (
     QUICK,
     SLOW,
     answered,
+    changed,
     classes_label,
     labels_box,
     line,
@@ -116,9 +117,10 @@ def edit_page(shelf: Shelf, tab: gr.Tab) -> None:
 
         return answered(call)
 
-    def edit_drawn(name: str, task: str | None, source: np.ndarray | None, mask: Any, paint: Any, *rest: Any) -> Any:
-        """As soon as something is drawn; a canvas also tells when it is empty."""
-        if not canvas.touched(mask if task == "inpaint" else paint):
+    def edit_quietly(name: str, task: str | None, source: np.ndarray | None, mask: Any, paint: Any, *rest: Any) -> Any:
+        """As soon as there is something to edit; before, no sentence: nobody has asked yet."""
+        waits = task in ("inpaint", "stroke") and not canvas.touched(mask if task == "inpaint" else paint)
+        if waits or source is None:
             return None, ""
         return edit(name, task, source, mask, paint, *rest)
 
@@ -136,10 +138,9 @@ def edit_page(shelf: Shelf, tab: gr.Tab) -> None:
         ).then(edit_undrawn, asked, out, **SLOW)  # fmt: skip
     for event in (kind.input, number.input, file.upload, file.clear):
         event(load, fields, canvases, **SLOW).then(edit_undrawn, asked, out, **SLOW)
-    for event in (mask.input, paint.input):
-        event(edit_drawn, asked, out, **SLOW)
-    for event in (again.click, *(f.input for f in (num, seed, steps, level, factor, labels))):
-        event(edit, asked, out, **SLOW)
+    again.click(edit, asked, out, **SLOW)
+    for field in (mask, paint, num, seed, steps, level, factor, labels):
+        changed(field)(edit_quietly, asked, out, **SLOW)
 
 
 def _editor(name: str, brush: gr.Brush) -> gr.ImageEditor:

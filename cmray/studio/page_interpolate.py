@@ -13,6 +13,7 @@ from cmray.studio.ways import Ways, large, strip
 from cmray.studio.widgets import (
     LIVE,
     QUICK,
+    changed,
     classes_label,
     labels_box,
     line,
@@ -66,5 +67,5 @@ def interpolate_page(shelf: Shelf, tab: gr.Tab) -> None:
     asked, out = [run, a, b, count, steps, labels, at], [shown, overview, said]
     tab.select(show, asked, out, **LIVE)
     for field in (a, b, count, steps, labels, at):
-        field.input(show, asked, out, **LIVE)
+        changed(field)(show, asked, out, **LIVE)
     run.input(choose, run, labels, **QUICK).then(show, asked, out, **LIVE)

@@ -17,6 +17,7 @@ from cmray.studio.widgets import (
     QUICK,
     SEEDS,
     answered,
+    changed,
     classes_label,
     labels_box,
     line,
@@ -111,7 +112,7 @@ def sample_page(shelf: Shelf, blocks: gr.Blocks) -> None:
     out = [shown, said, strip]
     blocks.load(draw, asked, out, **LIVE)
     for field in (seed, count, nfe, times, labels, ways):
-        field.input(draw, asked, out, **LIVE)
+        changed(field)(draw, asked, out, **LIVE)
     another.click(lambda: random.randint(0, SEEDS), None, seed, **QUICK).then(draw, asked, out, **LIVE)
     run.input(choose, run, [nfe, source, given, times, last, labels], **QUICK).then(draw, asked, out, **LIVE)
     source.input(levels_from, [run, source, nfe], [given, nfe], **QUICK).then(draw, asked, out, **LIVE)

@@ -70,6 +70,11 @@ def line(name: str) -> gr.Markdown:
     return gr.Markdown(elem_id=f"{name}-line", elem_classes="line")
 
 
+def changed(field: Any) -> Any:
+    """The event of a field that a person changes; a line of text tells of typing by `change` only."""
+    return field.change if isinstance(field, gr.Textbox) else field.input
+
+
 def answered(call: Callable[[], Answer]) -> tuple[Any, str]:
     """A picture and its line; of a bad value one sentence, and the picture stays."""
     try:
