@@ -1,2 +1,1 @@
-"""F4: a studio in the browser. Logic without gradio in most files; `page_*`, `app` and `serve` are the only ones that
-import it."""
+"""F4: models in the browser. The logic of a tab knows no gradio; `page_*`, `widgets`, `app` and `serve` do."""

@@ -96,11 +96,13 @@ def edit_page(shelf: Shelf, tab: gr.Tab) -> None:
         try:
             pixels = _source(sources, name, kind, number, path)
         except CmrayError as error:
-            hidden = [gr.update(visible=False) for _ in seen]
+            hidden = [gr.update(visible="hidden") for _ in seen]
             return None, *hidden, *asks, hint, gr.update(value=None), sentence(error)
         large = canvas.enlarged(pixels)
         # what is hidden keeps its value: gradio's editor stumbles over one that changes while it goes
-        shown = [gr.update(value=large, visible=True) if there else gr.update(visible=False) for there in seen.values()]
+        shown = [
+            gr.update(value=large, visible=True) if there else gr.update(visible="hidden") for there in seen.values()
+        ]
         return pixels, *shown, *asks, hint, gr.update(value=None), ""
 
     def edit(
@@ -121,7 +123,7 @@ def edit_page(shelf: Shelf, tab: gr.Tab) -> None:
         """As soon as there is something to edit; before, no sentence: nobody has asked yet."""
         waits = task in ("inpaint", "stroke") and not canvas.touched(mask if task == "inpaint" else paint)
         if waits or source is None:
-            return None, ""
+            return gr.skip(), gr.skip()
         return edit(name, task, source, mask, paint, *rest)
 
     def edit_undrawn(name: str, task: str | None, source: np.ndarray | None, *rest: Any) -> tuple[Any, Any]:
@@ -147,7 +149,7 @@ def _editor(name: str, brush: gr.Brush) -> gr.ImageEditor:
     """A canvas over the enlarged image: brush, eraser, undo and nothing else."""
     return gr.ImageEditor(
         type="numpy", format="png", sources=(), transforms=(), layers=False, brush=brush, show_label=False,
-        eraser=gr.Eraser(default_size=40), height=470, visible=False, elem_id=name, elem_classes="crisp", buttons=[],
+        eraser=gr.Eraser(default_size=40), height=470, visible="hidden", elem_id=name, elem_classes="crisp", buttons=[],
     )  # fmt: skip
 
 

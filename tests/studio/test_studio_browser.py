@@ -51,7 +51,7 @@ def person(browser, address):
         line for line in browser.complaints() if '"level": "error"' in line or '"type": "error"' in line
         or "exceptionDetails" in line
     ]  # fmt: skip
-    assert wrong == []
+    assert wrong == [], "\n".join(wrong)
 
 
 def test_sampling(person, models):
