@@ -95,7 +95,7 @@ def sample_page(shelf: Shelf, blocks: gr.Blocks) -> None:
         return (
             gr.update(
                 minimum=offered.least, maximum=max(offered.most, offered.least + 1), step=offered.step,
-                value=offered.usual, interactive=offered.most > offered.least,
+                value=offered.usual, visible=True, interactive=offered.most > offered.least,
             ),
             gr.update(choices=_sources(shelf, name), value="spread", visible=entry.kind == "consistency"),
             gr.update(visible=False),
@@ -106,8 +106,12 @@ def sample_page(shelf: Shelf, blocks: gr.Blocks) -> None:
 
     def levels_from(name: str, source: samples.Source, nfe: int) -> tuple[Any, Any]:
         """Shows the field for times; searched ones come with their number of evaluations."""
-        known = samples.known_times(shelf, name) if source == "searched" else {}
-        return gr.update(visible=source == "given"), next(iter(known)) if known and nfe not in known else nfe
+        try:
+            known = samples.known_times(shelf, name) if source == "searched" else {}
+        except CmrayError:  # `sample` says it
+            known = {}
+        wanted = next(iter(known)) if known and nfe not in known else nfe
+        return gr.update(visible=source == "given"), gr.update(value=wanted, visible=source != "given")
 
     out = [shown, said, strip]
     blocks.load(draw, asked, out, **LIVE)

@@ -109,7 +109,7 @@ def test_steps_times_and_the_way_there(person):
     for text, words in (("1, 80", "descend"), ("200, 1", "200"), ("80, x", "'80, x'")):
         person.write("sample-times", text)
         said = person.line("sample", words)
-        assert said.startswith("⚠ ")
+        assert "⚠ " in said
         assert "Traceback" not in person.text()
     np.testing.assert_array_equal(person.array("sample-picture"), kept, "the last good picture stays")
     person.write("sample-times", "80, 2")

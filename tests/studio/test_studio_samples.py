@@ -163,3 +163,21 @@ def test_titles_are_labels_that_tell_models_apart(models):
         (f"same ({models.direct})", models.direct),
         ("other", models.teacher),
     ]
+
+
+def test_searched_times_are_offered_and_taken(models, tmp_path):
+    import shutil
+
+    storage = tmp_path / "storage"
+    shutil.copytree(models.storage, storage)
+    good(here("search", models.student, "--nfe", "2", "--num-samples", "64", "--storage", storage,
+              "--tracking-uri", "none"))  # fmt: skip
+    shelf = type(models)(storage, models.teacher, models.student, models.direct, models.classes).shelf(models.student)
+    ((nfe, times),) = samples.known_times(shelf, models.student).items()
+    assert (nfe, len(times), times[0]) == (2, 2, 80)
+    found = samples.sample(shelf, models.student, Wish(count=4, steps=2, source="searched"))
+    given = samples.sample(shelf, models.student, Wish(count=4, source="given", times=", ".join(map(repr, times))))
+    np.testing.assert_array_equal(np.asarray(found.picture), np.asarray(given.picture))
+    assert "--times searched" in found.text
+    with pytest.raises(CmrayError, match="only of 2"):
+        samples.sample(shelf, models.student, Wish(steps=3, source="searched"))
