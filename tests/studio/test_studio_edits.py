@@ -141,3 +141,32 @@ def test_the_pictures_of_a_way(shelf, models):
     shown = cells(strip(frames, 16), 1, 11)[0]
     np.testing.assert_array_equal(shown[0], frames[0, 0])
     np.testing.assert_array_equal(shown[-1], frames[-1, 0])
+
+
+def test_colours(tmp_path):
+    """A model of coloured squares can colorize; its dataset is gone, which is one sentence."""
+    from small_run import checkpoint, go, small
+
+    from cmray.datasets import ImageDataset
+    from cmray.studio.shelf import Place, open_shelf
+
+    rng = np.random.default_rng(0)
+    images = np.repeat(rng.integers(0, 256, (64, 3, 1, 1), dtype=np.uint8), 16, 2).repeat(16, 3)
+    go(small(), tmp_path, data=ImageDataset("squares", "train", "made", images, np.zeros(64, int), ("a",)))
+    place = Place(checkpoint(tmp_path), checkpoint(tmp_path))
+    shelf = open_shelf([place], tmp_path, None, lambda words: "")
+    (name,) = shelf.names
+    assert edits.tasks_of(shelf.entry(name)) == list(edits.TASKS)
+    with pytest.raises(CmrayError, match=r"images of digits are 1x8x8, the model's are 3x16x16"):
+        Sources(shelf).dataset(name, 0)
+    answer = edits.edit(shelf, name, "colorize", images[0], {}, num=2, seed=3)
+    assert "the known part is kept to " in answer.text
+    with shelf.using(name) as model:
+        wanted = model.edit("colorize", images[:1], num=2, seed=3, uint8=True)[0].numpy()
+    scale = (answer.picture.height - 24 - 16) // 16
+    shown = np.asarray(answer.picture)[12 : 12 + 16 * scale : scale]
+    starts = [12 + i * (16 * scale + 4) for i in range(4)]  # input, what the model sees, two results
+    cut = [shown[:, x : x + 16 * scale : scale].transpose(2, 0, 1) for x in starts]
+    np.testing.assert_array_equal(cut[0], images[0])
+    assert (cut[1] == cut[1][:1]).all(), "the model sees gray"
+    np.testing.assert_array_equal(np.stack(cut[2:]), wanted)
