@@ -36,7 +36,8 @@ def load(
     Args:
         run: EXPERIMENT/TRIAL, a trial's name or its beginning, an MLflow run id (in the store of MLFLOW_TRACKING_URI,
             else in the storage folder's), or the folder of a trial or of a checkpoint.
-        storage: the folder of all results; by default CMRAY_STORAGE, else ./cmray-data, as on the command line.
+        storage: the folder of all results, or a URL such as s3://bucket/folder; by default CMRAY_STORAGE, else
+            ./cmray-data, as on the command line.
         device: "cpu", "cuda", "cuda:1"; by default a GPU where there is one.
         weights: "student" or "ema RATE"; by default the first EMA.
 
@@ -45,14 +46,16 @@ def load(
         CheckpointError: the checkpoint is damaged, or has no such weights.
     """
     import os
-    from pathlib import Path
 
-    from cmray.core.storage import default_storage
+    from cmray.core.errors import CmrayError
+    from cmray.core.storage import named_storage
     from cmray.engine.opened import open_trained
+    from cmray.engine.remote import mount
     from cmray.tracking.places import find_run
 
-    place = default_storage() if storage is None else Path(storage).expanduser().absolute()
-    found = find_run(os.fspath(run), place, os.environ.get("MLFLOW_TRACKING_URI") or None)
+    if not isinstance(run, str | PathLike):
+        raise CmrayError(f"run is {run!r}; give EXPERIMENT/TRIAL, a run id, or a folder")
+    found = find_run(os.fspath(run), mount(named_storage(storage)), os.environ.get("MLFLOW_TRACKING_URI") or None)
     return open_trained(found.checkpoint, found.folder, device, weights)
 
 
@@ -66,7 +69,8 @@ def load_experiment(name: str, storage: str | PathLike[str] | None = None) -> Ex
 
     Args:
         name: the experiment's, which is the name of its folder.
-        storage: the folder of all results; by default CMRAY_STORAGE, else ./cmray-data, as on the command line.
+        storage: the folder of all results, or a URL such as s3://bucket/folder; by default CMRAY_STORAGE, else
+            ./cmray-data, as on the command line.
 
     Raises:
         UnknownExperimentError: the folder holds no such experiment; the message names the nearest.

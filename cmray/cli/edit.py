@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from cmray.cli.console import errors, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri, numbers, same_command
+from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri, Weights, numbers, same_command
 
 #: registered names: importing them would import torch, which help must not wait for; a test compares
 TASKS = ("colorize", "denoise", "inpaint", "interpolate", "stroke", "superres")
@@ -72,9 +72,7 @@ def edit(
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Noise levels, by default the task's.")] = None,
     times: Annotated[str | None, typer.Option("--times", metavar="80,5,0.5", help="Noise levels, descending.")] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.")
-    ] = None,
+    weights: Weights = None,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
@@ -159,7 +157,7 @@ def edit(
     again = same_command(context, ("out", "num", "seed", "between", "as_json"))
     other = out.with_name(f"{out.stem}-more{out.suffix}")
     last = results[-1].row
-    seeds = (last.seed if last.seed_to is None else last.seed_to) + 1
+    seeds = ((last.seed if last.seed_to is None else last.seed_to) + 1) % 2**62
     say(f"next: {again} --seed {seeds} --num {max(2, cls.default_num)} --out {shlex.quote(str(other))}")
 
 

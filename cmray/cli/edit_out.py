@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import torch
 
 from cmray.core.errors import CmrayError, DataError, MissingWeightsError
+from cmray.core.files import beside, check_place
 from cmray.core.precond import from_pixels, to_pixels
 from cmray.editing import EditingTask
 from cmray.engine.edit import Result
@@ -26,18 +24,11 @@ from cmray.report.edits import animation, side_by_side
 
 def check_out(out: Path, task: str) -> None:
     """Raises CmrayError where `out` cannot be what is written."""
-    kind, parent = out.suffix.lower(), out.absolute().parent
+    kind = out.suffix.lower()
     if kind not in (".png", ".gif", "") or (kind == ".gif" and task != "interpolate"):
         gif = ", FILE.gif for an animation" if task == "interpolate" else ""
         raise CmrayError(f"--out {out}: write FILE.png for a picture{gif}, or a folder without ending")
-    if kind and out.is_dir():
-        raise CmrayError(f"--out {out} is a folder; write FILE{kind}")
-    if kind == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CmrayError(f"--out {out} exists and is not an empty folder")
-    if not parent.is_dir():
-        raise CmrayError(f"--out {out}: folder {parent} does not exist")
-    if not os.access(parent, os.W_OK):
-        raise CmrayError(f"--out {out}: folder {parent} cannot be written")
+    check_place(out, "--out", folder=kind == "")
 
 
 def write_out(
@@ -229,9 +220,8 @@ def _folder(
     pixels: Sequence[np.ndarray],
     seen: Sequence[np.ndarray],
 ) -> None:
-    tmp = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex}")
-    tmp.mkdir()
-    try:
+    with beside(out) as tmp:
+        tmp.mkdir()
         side_by_side(**overview, path=tmp / "overview.png", title=title)
         ladder = len({result.times for result in results}) > 1
         for result, image, given, fact in zip(results, pixels, seen, told["results"], strict=True):
@@ -249,10 +239,6 @@ def _folder(
                 [p for p, r in zip(pixels, results, strict=True) if r.row.group == group], tmp / f"way{group}.gif"
             )
         (tmp / "edit.json").write_text(json.dumps(told, indent=1) + "\n")
-        os.replace(tmp, out)
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
 
 
 def _save(pixels: np.ndarray, file: Path) -> None:

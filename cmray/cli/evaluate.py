@@ -16,6 +16,7 @@ from cmray.cli.options import (
     Sampler,
     Storage,
     TrackingUri,
+    Weights,
     mlflow_command,
     numbers,
     on_command_line,
@@ -62,9 +63,7 @@ def evaluate(
     ] = None,
     times: Annotated[str | None, typer.Option("--times", metavar="80,0.8", help="Noise levels, descending.")] = None,
     sampler_name: Sampler = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.")
-    ] = None,
+    weights: Weights = None,
     num_samples: Annotated[
         int | None,
         typer.Option(
@@ -152,10 +151,11 @@ def evaluate(
 def _samplers(who: Subject, budgets: list | None, levels: list | None, named: dict[str, Any] | None) -> list[Any]:
     from cmray.engine.model import make_sampler
     from cmray.engine.results import budgets as usual
+    from cmray.objectives.base import TEACHER_NFE
 
     if levels:
         return [make_sampler(who.run, len(levels), levels, named)]
-    return [make_sampler(who.run, n, None, named) for n in budgets or usual(who.run, (1, 2), (1, 35))]
+    return [make_sampler(who.run, n, None, named) for n in budgets or usual(who.run, (1, 2), (1, TEACHER_NFE))]
 
 
 def _model(

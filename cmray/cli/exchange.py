@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmray.cli.console import errors, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri
+from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +23,6 @@ SOURCES = sorted(path.stem for path in (_ROOM / "incoming").glob("*.py") if path
 #: MLflow's folder is written by tracking/, which alone imports it
 FORMATS = sorted([*(p.stem for p in (_ROOM / "outgoing").glob("*.py") if p.stem != "__init__"), "pyfunc"])
 
-#: network evaluations of a served denoiser unless --nfe says: 18 Heun steps, as EDM on CIFAR-10
-DENOISER_NFE = 35
 #: rows of the table of keys that do not fit
 ROWS = 12
 
@@ -82,8 +81,9 @@ def import_(
     Example: cmray import edm edm-cifar10-32x32-uncond-vp.pkl --out checkpoints/edm-cifar10 --data data/cifar10
     """
     from cmray.core.errors import ConfigError
+    from cmray.core.files import check_place
     from cmray.exchange.base import MismatchError, sources
-    from cmray.exchange.importing import Asked, check_out, import_checkpoint
+    from cmray.exchange.importing import Asked, import_checkpoint
 
     kind = sources.get(source)
     given: dict[str, Any] = {"net": _mapping(net, "--net") or {}, "image_size": image_size}
@@ -93,7 +93,7 @@ def import_(
         if qkv_order not in ("thirds", "heads"):
             raise ConfigError(f"--qkv-order is {qkv_order!r}; it is thirds or heads")
         given["qkv_order"] = qkv_order
-    check_out(out)
+    check_place(out, "--out", folder=True)
     if not file.exists():
         raise ConfigError(f"{file} does not exist; cmray downloads no weights, docs/exchange.md says where they are")
     asked = Asked(_spec(objective, "--objective"), _data(data), licence, note)
@@ -118,19 +118,15 @@ def import_(
     say(f"from {origin.file}, SHA-256 {origin.sha256[:12]}, licence {origin.licence or 'unknown (--licence NAME)'}")
     if assumed:
         say(f"assumed: {assumed}")
-    if run.objective.kind == "denoiser":
-        say(f"next: cmray sample {out} --nfe 35 --out samples.png; in an experiment: teacher: {{checkpoint: {out}}}")
-    else:
-        say(f"next: cmray sample {out} --nfe 1 --out samples.png")
+    teacher = f"; in an experiment: teacher: {{checkpoint: {out}}}" if run.objective.is_denoiser else ""
+    say(f"next: cmray sample {shlex.quote(str(out))} --nfe {run.objective.usual_nfe} --out samples.png{teacher}")
 
 
 def export(
     run: RunName,
     to: Annotated[str, typer.Option("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)}.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new folder.", show_default=False)],
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.")
-    ] = None,
+    weights: Weights = None,
     nfe: Annotated[
         int | None,
         typer.Option(
@@ -155,9 +151,9 @@ def export(
     Example: cmray export quickstart/cd-1a2b3c --format safetensors --out exported --licence apache-2.0
     """
     from cmray.core.errors import ConfigError, nearest
+    from cmray.core.files import check_place
     from cmray.exchange.base import targets
     from cmray.exchange.exporting import export_model, exported
-    from cmray.exchange.importing import check_out
     from cmray.tracking.places import find_run
 
     if to not in FORMATS:
@@ -166,14 +162,16 @@ def export(
         raise ConfigError(f"--nfe is about pyfunc, but --format is {to}; leave it out")
     if to == "pyfunc" and (weights, licence) != (None, None):
         raise ConfigError("pyfunc serves the first EMA and has no model card; leave --weights and --licence out")
-    check_out(out)
+    check_place(out, "--out", folder=True)
     found = find_run(run, storage.expanduser().absolute(), tracking_uri)
     own = found.checkpoint == found.folder
     name = found.folder.name if own else f"{found.folder.parent.name}/{found.folder.name}"
     with _working(f"writing {out}"):
         what = exported(found.folder, found.checkpoint, name, weights, licence)
-        following = _pyfunc(what, nfe, out) if to == "pyfunc" else export_model(what, targets.get(to)(), out)
-    following = following.replace("{out}", str(out))
+        following = (
+            _pyfunc(what, found.folder, nfe, out) if to == "pyfunc" else export_model(what, targets.get(to)(), out)
+        )
+    following = following.replace("{out}", shlex.quote(str(out)))
     if as_json:
         told = {"out": str(out), "format": to, "weights": what.model.weights, "licence": what.licence}
         print_json({**told, "files": sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())})
@@ -184,15 +182,15 @@ def export(
     say(f"next: {following}")
 
 
-def _pyfunc(what: Exported, nfe: int | None, out: Path) -> str:
+def _pyfunc(what: Exported, folder: Path, nfe: int | None, out: Path) -> str:
     from cmray.engine.model import make_sampler
-    from cmray.exchange.exporting import searched_times
+    from cmray.engine.searched import searched_times
     from cmray.tracking.mlflow import save_pyfunc
     from cmray.tracking.served import ServedModel
 
-    objective = what.run.objective
-    budget = nfe or objective.own_nfe or (DENOISER_NFE if objective.kind == "denoiser" else 1)
-    times = searched_times(what, budget)
+    budget = nfe or what.run.objective.usual_nfe
+    known = searched_times(folder, what.model.weights_sha256).get(budget)
+    times = known.times if known else None
     make_sampler(what.run, budget, times)  # refuses a budget that the model cannot take
     save_pyfunc(ServedModel(what.name, what.checkpoint, budget, times), out)
     return "mlflow models serve -m {out} --env-manager local"

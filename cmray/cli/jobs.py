@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmray.cli.console import duration, errors, output, print_json, say
-from cmray.cli.options import File, Json, Overlay, Set, TrackingUri
+from cmray.cli.options import File, Json, MaxConcurrent, MaxHours, Only, Overlay, Set
 from cmray.core.storage import STORAGE_VARIABLE
 
 if TYPE_CHECKING:
@@ -44,6 +44,15 @@ ClusterStorage = Annotated[
         help="Where results go, as the cluster's nodes name it: s3://..., or a folder that they share.",
     ),
 ]
+ClusterTracking = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store as the cluster's nodes reach it; default is what they are started with, else SQLite in the "
+        "storage folder; 'none' tracks nothing.",
+    ),
+]
 
 
 @app.command("submit")
@@ -51,20 +60,14 @@ def submit(
     file: File,
     set_: Set = None,
     overlay: Overlay = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="PANEL", help="Run this panel. Repeatable.")
-    ] = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="Most trials at once.")
-    ] = None,
-    max_hours: Annotated[
-        float | None, typer.Option("--max-hours", metavar="H", help="Stop cleanly after H hours, such as 0.5.")
-    ] = None,
+    only: Only = None,
+    max_concurrent: MaxConcurrent = None,
+    max_hours: MaxHours = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Show what the job prints until it ends; Ctrl-C leaves it running.")
     ] = False,
     storage: ClusterStorage = None,
-    tracking_uri: TrackingUri = None,
+    tracking_uri: ClusterTracking = None,
     address: Server = None,
     as_json: Json = False,
 ) -> int:
@@ -103,8 +106,6 @@ def submitted(
 ) -> int:
     """Submits a sweep, and follows it if asked; the exit code. Raises CmrayError for what cannot run there."""
     place = _place(storage)
-    if max_hours is not None and not 0 < max_hours < float("inf"):
-        raise typer.BadParameter(f"--max-hours is {max_hours:g}; give a time above 0, such as 0.5")
     from cmray.cluster.jobs import Jobs, Request
     from cmray.config.bundle import bundle_experiment
     from cmray.core.errors import ConfigError
@@ -271,6 +272,10 @@ def _place(storage: str | None) -> str:
             f"--storage {found}; a job needs a place that all nodes of the cluster see: s3://BUCKET/FOLDER, or the "
             f"absolute path of a folder that they share"
         )
+    if "://" in storage:
+        from cmray.datasets.location import Location
+
+        Location(storage)  # refuses a key in it
     return storage
 
 

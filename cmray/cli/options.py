@@ -64,6 +64,25 @@ Storage = Annotated[
         parser=_storage,
     ),
 ]
+
+
+def _hours(value: float | None) -> float | None:
+    if value is not None and not 0 < value < float("inf"):
+        raise typer.BadParameter(f"{value:g} is no time; give one above 0, such as 0.5")
+    return value
+
+
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="PANEL", help="Run this panel. Repeatable.")]
+MaxConcurrent = Annotated[int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="Most trials at once.")]
+MaxHours = Annotated[
+    float | None,
+    typer.Option(
+        "--max-hours",
+        metavar="H",
+        help="Stop cleanly after H hours, such as 0.5, and end with exit code 3; the same command goes on.",
+        callback=_hours,
+    ),
+]
 TrackingUri = Annotated[
     str | None,
     typer.Option(
@@ -89,6 +108,9 @@ Sampler = Annotated[
         metavar="NAME",
         help=f"How to sample: {', '.join(SAMPLERS)}. Options as YAML: '{{name: edm-heun, S_churn: 40}}'.",
     ),
+]
+Weights = Annotated[
+    str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 

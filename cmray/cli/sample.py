@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ from cmray.cli.options import (
     Sampler,
     Storage,
     TrackingUri,
+    Weights,
     command,
     numbers,
     sampler_named,
@@ -66,9 +66,7 @@ def sample(
         str | None,
         typer.Option("--class", metavar="3 or 0,1,2", help="Labels, repeated in turn; class-conditional models."),
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.")
-    ] = None,
+    weights: Weights = None,
     trajectory: Annotated[
         Path | None,
         typer.Option(
@@ -129,16 +127,22 @@ def sample(
         images = {} if out is None else {"out": str(out), "num": num, "seed": seed}
         print_json({**images, **told, **({} if trajectory is None else {"trajectory": str(trajectory)})})
         return
+    if how.times[0] < (top := who.run.noise.sigma_max):
+        say(f"note: samples begin as pure noise of level {top:g}; from {how.times[0]:g} they are bad")
     if out is not None:
         say(f"{num:,} images ({_shown(who, how, drawing)}): {out}")
     if trajectory is not None:
         say(f"the way to {min(num, SHOWN)} of them: {trajectory}" if out else f"trajectory: {trajectory}")
-    say(f"next: {_next(who, run, how, out, trajectory, storage)}")
+    as_given = [w for option, value in (("--weights", weights), ("--class", classes)) if value for w in (option, value)]
+    if sampler_name is not None:
+        as_given += ["--sampler", sampler_name]
+    say(f"next: {_next(who, run, how, out, trajectory, storage, as_given)}")
 
 
 def _check_places(out: Path | None, num: int, seed: int, trajectory: Path | None) -> None:
     """Raises CmrayError where the results cannot go."""
     from cmray.core.errors import CmrayError
+    from cmray.core.files import check_place
 
     if out is not None:
         kind = out.suffix.lower()
@@ -147,24 +151,16 @@ def _check_places(out: Path | None, num: int, seed: int, trajectory: Path | None
                 f"--out {out}: write FILE.png for a grid, FILE.npz or FILE.safetensors for arrays, or a folder "
                 f"without ending"
             )
-        if kind == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise CmrayError(f"--out {out} exists and is not an empty folder")
         if kind == ".png" and num > GRID_MOST:
             raise CmrayError(f"--out {out}: a grid has at most {GRID_MOST:,} images, not {num:,}; write FILE.npz")
     if trajectory is not None and trajectory.suffix.lower() not in (".gif", ".png"):
         raise CmrayError(f"--trajectory {trajectory}: write FILE.gif for an animation or FILE.png for a strip")
     if out is not None and trajectory is not None and out.absolute() == trajectory.absolute():
         raise CmrayError(f"--out and --trajectory are both {out}; give each a file of its own")
-    for option, path in (("--out", out), ("--trajectory", trajectory)):
-        if path is None:
-            continue
-        parent = path.absolute().parent
-        if not parent.is_dir():
-            raise CmrayError(f"{option} {path}: folder {parent} does not exist")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise CmrayError(f"{option} {path}: folder {parent} cannot be written")
-        if path.suffix and path.is_dir():
-            raise CmrayError(f"{option} {path} is a folder")
+    if out is not None:
+        check_place(out, "--out", folder=out.suffix == "")
+    if trajectory is not None:
+        check_place(trajectory, "--trajectory")
     if seed + num > 2**63:
         raise CmrayError(f"--seed {seed}: with {num:,} images it goes beyond 2**63 - 1")
 
@@ -266,12 +262,21 @@ def _write_trajectory(who: Subject, how: Sampling, drawing: Drawing, path: Path)
 
 def _shown(who: Subject, how: Sampling, drawing: Drawing) -> str:
     last = drawing.first_seed + drawing.count - 1
-    times = f" at {', '.join(f'{t:.3g}' for t in how.times)}" if 1 < len(how.times) <= 6 else ""
+    usual = len(how.times) == 1 and how.times[0] == who.run.noise.sigma_max
+    times = "" if usual or len(how.times) > 6 else f" at {', '.join(f'{t:.3g}' for t in how.times)}"
     return f"{how.title}, {how.nfe} NFE{times}, {who.weights}, seeds {drawing.first_seed} to {last}"
 
 
-def _next(who: Subject, run: str, how: Sampling, out: Path | None, trajectory: Path | None, storage: Path) -> str:
-    """A command that goes on from here."""
+def _next(
+    who: Subject,
+    run: str,
+    how: Sampling,
+    out: Path | None,
+    trajectory: Path | None,
+    storage: Path,
+    as_given: list[str],
+) -> str:
+    """A command that goes on from here, with the options that were given and belong to it too."""
     from cmray.engine.searched import searched_times
 
     if out is not None and out.suffix.lower() in (".npz", ""):
@@ -284,10 +289,12 @@ def _next(who: Subject, run: str, how: Sampling, out: Path | None, trajectory: P
         better = next((nfe for nfe, found in known.items() if list(found.times) != list(how.times)), None)
         if better is not None:
             words = ("--times", "searched", "--nfe", str(better), "--out", "searched.png")
-            return command("sample", run, *words, storage=storage)
+            return command("sample", run, *words, *as_given, storage=storage)
         if not known:
-            return command("search", run, "--nfe", "2", storage=storage)
+            own = [] if "--weights" not in as_given else ["--weights", who.weights]
+            return command("search", run, "--nfe", "2", *own, storage=storage)
     if trajectory is None and how.nfe > 1:
         words = ("--times", ",".join(map(repr, how.times))) if who.kind == "consistency" else ("--nfe", str(how.nfe))
-        return command("sample", run, *words, "--trajectory", "trajectory.gif", storage=storage)
-    return command("sample", run, "--num", "10000", "--out", "samples.npz", storage=storage)
+        return command("sample", run, *words, *as_given, "--trajectory", "trajectory.gif", storage=storage)
+    budget = ["--nfe", str(how.nfe)] if "--sampler" in as_given else []
+    return command("sample", run, *budget, *as_given, "--num", "10000", "--out", "samples.npz", storage=storage)

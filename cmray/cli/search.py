@@ -8,7 +8,17 @@ import typer
 
 from cmray.cli.console import errors, print_json, say
 from cmray.cli.measuring import Actors, Metric, NumSamples, note, setting, subject_of
-from cmray.cli.options import DEFAULT_STORAGE, Address, Json, Storage, TrackingUri, command, mlflow_command, numbers
+from cmray.cli.options import (
+    DEFAULT_STORAGE,
+    Address,
+    Json,
+    Storage,
+    TrackingUri,
+    Weights,
+    command,
+    mlflow_command,
+    numbers,
+)
 from cmray.core.protocol import BLOCK
 
 if TYPE_CHECKING:
@@ -50,6 +60,7 @@ def search(
         typer.Option("--confirm", metavar="N", help="Measure times within the noise of the best again on N samples."),
     ] = None,
     num_samples: NumSamples = 10_000,
+    weights: Weights = None,
     parallel: Actors = 1,
     address: Address = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -71,7 +82,7 @@ def search(
 
     config = _config(nfe, num_sigmas, num_samples, mode, tolerance, confirm)
     storage = storage.expanduser().absolute()
-    models = _models(runs, storage, tracking_uri)
+    models = _models(runs, storage, tracking_uri, weights)
     for who in models.values():
         for n in config.nfe:
             search_grid(who.run, config, n)  # says now if it has too few points
@@ -222,13 +233,13 @@ def _config(
     return config
 
 
-def _models(runs: list[str], storage: Path, tracking_uri: str | None) -> dict[str, Subject]:
+def _models(runs: list[str], storage: Path, tracking_uri: str | None, weights: str | None) -> dict[str, Subject]:
     """The consistency models that are named, all of one dataset. Raises CmrayError."""
     from cmray.core.errors import CmrayError
 
     models: dict[str, Subject] = {}
     for run in runs:
-        who = subject_of(run, storage, tracking_uri)
+        who = subject_of(run, storage, tracking_uri, weights)
         if who.kind != "consistency":
             raise CmrayError(f"{run} is a {who.kind} model; sampling times are searched for consistency models")
         for other, known in models.items():

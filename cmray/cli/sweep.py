@@ -14,12 +14,16 @@ from cmray.cli.options import (
     Address,
     File,
     Json,
+    MaxConcurrent,
+    MaxHours,
+    Only,
     Overlay,
     Set,
     Storage,
     TrackingUri,
     given,
     mlflow_command,
+    on_command_line,
     same_command,
     shown_storage,
 )
@@ -43,20 +47,9 @@ def sweep(
     overlay: Overlay = None,
     address: Address = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="PANEL", help="Run this panel. Repeatable.")
-    ] = None,
-    max_concurrent: Annotated[
-        int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="Most trials at once.")
-    ] = None,
-    max_hours: Annotated[
-        float | None,
-        typer.Option(
-            "--max-hours",
-            metavar="H",
-            help="Stop cleanly after H hours, such as 0.5, and end with exit code 3; the same command goes on.",
-        ),
-    ] = None,
+    only: Only = None,
+    max_concurrent: MaxConcurrent = None,
+    max_hours: MaxHours = None,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     as_json: Json = False,
@@ -70,8 +63,6 @@ def sweep(
     Example: cmray sweep experiments/fig3.yaml --overlay experiments/overlays/digits.yaml
     """
     began = time.monotonic()
-    if max_hours is not None and not 0 < max_hours < float("inf"):
-        raise typer.BadParameter(f"--max-hours is {max_hours:g}; give a time above 0, such as 0.5")
     errors.print(f"[bold]cmray sweep[/] {escape(str(file))}", highlight=False, soft_wrap=True)
     from cmray.cluster.address import is_job_server, ray_address
 
@@ -84,7 +75,7 @@ def sweep(
             overlays=overlay or [],
             only=only or [],
             storage=shown_storage(storage) if given(context, "storage") else None,
-            tracking_uri=tracking_uri,
+            tracking_uri=tracking_uri if on_command_line(context, "tracking_uri") else None,  # another machine's
             max_concurrent=max_concurrent,
             max_hours=max_hours,
             address=address,

@@ -87,7 +87,6 @@ def train(
             output.print(
                 f"  {shown} (n = {trial.run.curve.num_samples:,})" if trial.run.curve else shown, highlight=False
             )
-        nfe = 35 if trial.run.objective.is_denoiser else trial.run.objective.own_nfe or 1
-        words = ("sample", name, "--nfe", str(nfe), "--num", "64", "--out", "samples.png")
+        words = ("sample", name, "--nfe", str(trial.run.objective.usual_nfe), "--num", "64", "--out", "samples.png")
         say(f"next: {command(*words, storage=storage)}")
     return 0 if own.status == "finished" else 1

@@ -7,14 +7,16 @@ A driver names files by the paths of its own working copy. A worker has a copy o
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cmray.cluster.work import TrialSpec
+from cmray.cluster.spec import TrialSpec
 from cmray.core.errors import StorageError
+from cmray.core.files import write_atomic
 from cmray.datasets.location import Location
 from cmray.datasets.manifest import MANIFEST, read_manifest
 from cmray.datasets.mapped import MappedDataset, map_shards
@@ -106,15 +108,22 @@ def store_at(root: Path) -> Store:
 
 @dataclass(frozen=True)
 class _Moved:
-    """Puts one folder in the place of another, in paths and in all that holds some."""
+    """Puts one folder in the place of another, in paths and in all that holds some.
+
+    Args:
+        own: the place of what is not fetched once for a whole machine.
+    """
 
     old: Path
     new: Path
+    own: Path | None = None
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, str):
-            below = value.startswith(f"{self.old}/")
-            return f"{self.new}{value[len(str(self.old)) :]}" if below else value
+            if not value.startswith(f"{self.old}/"):
+                return value
+            name = value[len(str(self.old)) + 1 :]
+            return str((self.new if self.own is None or _shared(name) else self.own) / name)
         if isinstance(value, tuple | list):
             return type(value)(self(one) for one in value)
         if isinstance(value, dict):
@@ -123,6 +132,11 @@ class _Moved:
             fields = {f.name: self(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
             return replace(value, **fields)
         return value
+
+
+def _shared(name: str) -> bool:
+    """Whether a machine fetches it once from the store: what is written once, and large."""
+    return name.startswith("datasets/") or "/checkpoints/" in name
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -141,7 +155,8 @@ class Packed:
     """A call of an evaluator whose arguments name files of a driver's working copy.
 
     Small files that the driver has (kept parts, kept samples) travel with the call, those that it makes travel back;
-    checkpoints and datasets are fetched from the store, once a machine.
+    meanwhile they are in a folder of the call's own, for others may be at work on the same. Checkpoints and datasets
+    are fetched from the store, once a machine.
 
     Args:
         files: name in the store -> how to get at the bytes.
@@ -155,26 +170,31 @@ class Packed:
     def run(self, evaluator: Any, bytes_of: Callable[[Any], bytes]) -> tuple[Any, dict[str, bytes]]:
         """The result, and the files that the call has made, by their names in the store. For the worker."""
         here = mount(self.store.url, "bench")
-        store, arguments = store_at(here), _Moved(self.store.root, here)(self.arguments)
-        named = {s for s in _strings(arguments) if s.startswith(f"{here}/")}
-        for path in sorted(map(Path, named)):
-            name = store.name_of(path)
-            if name in self.files and not path.is_file():
-                _write(path, bytes_of(self.files[name]))
-            elif name.startswith("datasets/"):
-                store.get_folder(path, MANIFEST)
-        before = {path for path in map(Path, named) if path.is_file()}
-        result = getattr(evaluator, self.method)(*arguments)
-        made = [path for path in map(Path, named) if path.is_file() and path not in before]
-        found = {store.name_of(path): path.read_bytes() for path in made}
-        for path in (*made, *before):
-            path.unlink(missing_ok=True)  # the driver keeps them
-        return result, found
+        store, names = store_at(here), sorted({store_name(s, self.store.root) for s in _strings(self.arguments)} - {""})
+        for name in names:
+            if name.startswith("datasets/"):
+                store.get_folder(here / name, MANIFEST)
+        calls = here / ".calls"
+        calls.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=calls) as folder:
+            own = Path(folder)
+            for name in names:
+                place = (here if _shared(name) else own) / name
+                if name in self.files and not place.is_file():
+                    write_atomic(place, bytes_of(self.files[name]))
+            result = getattr(evaluator, self.method)(*_Moved(self.store.root, here, own)(self.arguments))
+            made = [name for name in names if name not in self.files and (own / name).is_file()]
+            return result, {name: (own / name).read_bytes() for name in made}
 
     def keep(self, found: dict[str, bytes]) -> None:
         """Writes the files that a call has made into the driver's working copy."""
         for name, data in found.items():
-            _write(self.store.root / name, data)
+            write_atomic(self.store.root / name, data)
+
+
+def store_name(text: str, root: Path) -> str:
+    """The name in the store of a path below `root`; "" for other texts."""
+    return text[len(str(root)) + 1 :] if text.startswith(f"{root}/") else ""
 
 
 def pack(method: str, arguments: tuple[Any, ...], send: Callable[[Path], Any]) -> Packed | None:
@@ -189,10 +209,3 @@ def pack(method: str, arguments: tuple[Any, ...], send: Callable[[Path], Any]) -
             paths = {Path(s) for s in _strings(arguments) if s.startswith(f"{store.root}/")}
             return Packed(store, method, arguments, {store.name_of(p): send(p) for p in paths if p.is_file()})
     return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.tmp")
-    tmp.write_bytes(data)
-    tmp.replace(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -234,7 +235,7 @@ class Jobs:
             raise ClusterError(f"jobs need {error.name}; pip install -c constraints.txt 'ray[default]'") from None
         except (RuntimeError, OSError, ValueError) as error:  # requests' and Ray's own are among them
             text = str(error)
-            if any(word in text for word in ("401", "403", "Authenti", "authenti")):
+            if re.search(r"[Aa]uthenti|status code:? 40[13]\b|\b40[13] (Client Error|Unauthorized|Forbidden)", text):
                 raise ClusterError(
                     f"{self.url} wants the token of its cluster: put it into ~/.ray/auth_token (or RAY_AUTH_TOKEN) "
                     f"and set RAY_AUTH_MODE=token"

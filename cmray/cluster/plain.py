@@ -10,10 +10,11 @@ import torch
 
 from cmray.cluster.at_hand import for_nodes
 from cmray.cluster.data import describe
+from cmray.cluster.spec import TrialSpec
 from cmray.cluster.stages import Stage, pending_stages, result_of, spec_of
 from cmray.cluster.sweep import Outcome, Sweep
 from cmray.cluster.together import part, say_why, why
-from cmray.cluster.work import TrialSpec, attempted, note_failure, run_trial
+from cmray.cluster.work import attempted, note_failure, run_trial
 from cmray.config.plan import Plan
 from cmray.core.errors import ConfigError
 from cmray.datasets.location import Location

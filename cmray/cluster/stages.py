@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmray.cluster.resources import hungriest_first
-from cmray.cluster.work import TrialSpec
+from cmray.cluster.spec import TrialSpec
 from cmray.config.plan import Plan, Trial
 from cmray.core.errors import CheckpointError
 from cmray.engine.checkpoint import checkpoints, newest_checkpoint

@@ -24,8 +24,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from cmray.cluster.at_hand import noted
 from cmray.cluster.places import Places, RemotePlaces, bundle_of, is_free
+from cmray.cluster.spec import TrialSpec
 from cmray.cluster.together import part, say_why, why
-from cmray.cluster.work import TrainSession, TrialFailedError, TrialSpec, keep_error, log_line, moves, run_trial
+from cmray.cluster.work import TrainSession, TrialFailedError, keep_error, log_line, moves, run_trial
 from cmray.core.errors import CmrayError
 from cmray.engine.checkpoint import newest_checkpoint
 from cmray.engine.stop import StopFile, ask_to_stop

@@ -18,9 +18,9 @@ from ray.tune.search import Searcher
 from cmray.cluster.at_hand import noted, scratch_of
 from cmray.cluster.places import ON_HEAD, Places, RemotePlaces, bundle_of, keep_places
 from cmray.cluster.resources import Capacity
+from cmray.cluster.spec import TrialSpec
 from cmray.cluster.train import MAX_FAILURES, train_ddp
 from cmray.cluster.work import (
-    TrialSpec,
     TuneSession,
     attempted,
     keep_error,

@@ -6,39 +6,23 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
+from cmray.cluster.at_hand import located, mapped_here, synced
 from cmray.cluster.preemption import node_is_leaving
-from cmray.config.run import RunConfig
+from cmray.cluster.spec import TrialSpec
 from cmray.core.errors import CmrayError
 from cmray.core.files import disk_full, write_atomic
 from cmray.datasets.mapped import MappedDataset
 from cmray.engine.batches import TrainingData
 from cmray.engine.loop import TrainOutcome, train
-from cmray.engine.remote_store import Store
 from cmray.engine.session import Session, prepare_process
 from cmray.engine.stop import STOP, StopFile
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TrialSpec:
-    """What crosses to a worker: plain values and paths. The dataset, or how to get at it, is in the object store."""
-
-    name: str
-    run: dict[str, Any]
-    folder: str
-    teacher: str | None  # checkpoint folder
-    store: Store | None = None  # whose working copy the paths are of, where the storage is in an object store
-
-    @property
-    def config(self) -> RunConfig:
-        return RunConfig.model_validate(self.run)
 
 
 class TrialFailedError(CmrayError):
@@ -103,8 +87,6 @@ def moves(spec: TrialSpec, outcome: TrainOutcome, why: str = "its node is taken 
 
 def run_trial(spec: TrialSpec, data: TrainingData | MappedDataset, session: Session) -> TrainOutcome:
     """Trains in this process. Warnings go to the trial's log.txt. Raises StorageError when the disk is full."""
-    from cmray.cluster.at_hand import located, mapped_here, synced
-
     spec = located(spec)
     if isinstance(data, MappedDataset):
         data = mapped_here(spec, data).open()

@@ -16,7 +16,7 @@ FORMAT_VERSION = 1
 
 
 class Origin(BaseModel):
-    """Where the weights of a checkpoint come from that cmray did not train."""
+    """Where the weights of a checkpoint come from that was imported."""
 
     model_config = ConfigDict(frozen=True)
     format: str  # as in `cmray import`
@@ -24,6 +24,12 @@ class Origin(BaseModel):
     sha256: str  # of the file of weights
     licence: str | None  # of the weights; None where nobody said
     note: str = ""
+    data_known: bool = True  # whether anybody said what they learned from
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether cmray trained them, and exported them since."""
+        return self.format == "safetensors"
 
 
 class CheckpointFacts(BaseModel):

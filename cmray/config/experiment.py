@@ -16,6 +16,7 @@ from cmray.core.errors import nearest
 from cmray.core.protocol import BLOCK
 from cmray.core.rng import numpy_generator
 from cmray.core.strict import Strict
+from cmray.objectives.base import TEACHER_NFE
 from cmray.samplers import samplers
 from cmray.stopping import StoppingField
 
@@ -136,7 +137,7 @@ class EvaluateConfig(Strict):
         default=BLOCK, ge=1, description="seeds generated and measured together; part of the number's identity"
     )
     nfe: Budgets = Field(default=(1, 2), min_length=1, description="budgets for consistency models")
-    teacher_nfe: Budgets = Field(default=(1, 35), description="budgets for denoisers: 1 (Euler) or odd (Heun)")
+    teacher_nfe: Budgets = Field(default=(1, TEACHER_NFE), description="budgets for denoisers: 1 (Euler) or odd (Heun)")
     teacher_samplers: tuple[TeacherSampler, ...] = Field(
         default=(), description="more of them for denoisers, each {name: SAMPLER, nfe: BUDGET}"
     )

@@ -7,28 +7,73 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
-from cmray.core.errors import StorageError
+from cmray.core.errors import ConfigError, StorageError
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old one or the new one, never half of it."""
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A free name beside `path`. The file or folder that the block makes there becomes `path` when the block ends, in
+    one rename, over a file or an empty folder of that name; when the block raises, it is removed.
+
+    Missing folders above are made. Readers, and those who come after a process that was killed, see what was there
+    before or all of the new.
+    """
+    path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with tmp.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield tmp
         os.replace(tmp, path)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
-            tmp.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # writing does not say which file
+            shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() else tmp.unlink(missing_ok=True)
+        raise
+
+
+def check_place(path: Path, option: str, folder: bool = False) -> None:
+    """Raises ConfigError unless `beside` can make a file, or a new folder, there; said before the work, not after it.
+
+    Args:
+        option: what a person calls it, such as --out.
+    """
+    parent = path.absolute().parent
+    if not folder and path.is_dir():
+        raise ConfigError(f"{option} {path} is a folder; write a file's name")
+    if folder and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise ConfigError(f"{option} {path} exists and is not an empty folder")
+    if folder and path.is_symlink():
+        raise ConfigError(f"{option} {path} is a link; name a folder")
+    if not parent.is_dir():
+        raise ConfigError(f"{option} {path}: folder {parent} does not exist")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: folder {parent} cannot be written: {error.strerror}") from None
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never half of it, even after a power cut."""
+    try:
+        with beside(path) as tmp, tmp.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            synced(file)
+    except OSError as error:
+        if error.filename is None:  # writing does not say which file
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def synced(file: IO[Any]) -> None:
+    """What was written to a file is on the disk when this returns."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def disk_full(folder: Path, error: OSError) -> StorageError | None:

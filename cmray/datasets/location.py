@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from cmray.core.errors import DataError
+from cmray.core.files import write_atomic
 
 CHUNK = 8 * 2**20
 
@@ -24,12 +25,19 @@ class Location:
     GOOGLE_APPLICATION_CREDENTIALS, ...). Objects and renamed files appear whole or not at all.
 
     Raises:
-        DataError: a scheme that pyarrow does not know. Methods raise OSError as pyarrow does, unless they say more.
+        DataError: a scheme that pyarrow does not know, or a key in the URL. Methods raise OSError as pyarrow does,
+            unless they say more.
     """
 
     def __init__(self, where: str | Path | Location):
         self.name = where.name if isinstance(where, Location) else str(where).rstrip("/") or "/"
         self._is_url = "://" in self.name
+        if self._is_url and re.match(r"[^:/]*://[^/@]*:[^/@]*@", self.name):
+            scheme, _, rest = self.name.partition("://")
+            raise DataError(
+                f"{scheme}://...@{rest.rpartition('@')[2]} holds a key, which would be kept with every result; leave "
+                f"it out and set it in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            )
 
     @property
     def folder(self) -> Path | None:
@@ -99,16 +107,7 @@ class Location:
             with self.filesystem.open_output_stream(self.path(name)) as file:
                 file.write(data)
             return
-        tmp = folder / f".{name}.{uuid.uuid4().hex}"
-        try:
-            with tmp.open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(tmp, folder / name)
-        except BaseException:
-            tmp.unlink(missing_ok=True)
-            raise
+        write_atomic(folder / name, data)
 
     def put(self, file: Path, name: str) -> None:
         """Moves a local file here, whole or not at all."""

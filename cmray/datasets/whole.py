@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from cmray.core.errors import DataError
+from cmray.core.files import beside
 from cmray.datasets.base import DatasetConfig, ImageDataset
 from cmray.datasets.images import ImageRule, resolve
 from cmray.datasets.manifest import Manifest
@@ -28,25 +26,14 @@ def write_shards(dataset: ImageDataset, out: Path, num_shards: int) -> Manifest:
     source = ArraySource(dataset.name, dataset.split, dataset.source, dataset.classes, dataset.images, dataset.labels)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty; name another folder, or remove it to prepare again")
+    tmp = out
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        with beside(out) as tmp:
+            return Preparation(source, ImageRule.model_validate({"encoding": "raw"}), tmp, num_shards).run()
     except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror}") from None
-    try:
-        manifest = Preparation(source, ImageRule.model_validate({"encoding": "raw"}), tmp, num_shards).run()
-        if out.is_dir():
-            out.rmdir()
-        os.chmod(tmp, 0o755)
-        os.replace(tmp, out)
-    except BaseException as error:
-        shutil.rmtree(tmp, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise DataError(f"cannot write {out}: {error.strerror or error}") from None
-        if isinstance(error, DataError):
-            raise DataError(str(error).replace(str(tmp), str(out))) from None
-        raise
-    return manifest
+        raise DataError(f"cannot write {out}: {error.strerror or error}") from None
+    except DataError as error:
+        raise DataError(str(error).replace(str(tmp), str(out))) from None
 
 
 def load_whole(config: DatasetConfig) -> ImageDataset:

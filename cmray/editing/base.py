@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cmray.core.errors import CmrayError
 from cmray.core.grids import karras_sigmas
 from cmray.core.precond import Denoise
 from cmray.core.registry import ComponentConfig, Registry
@@ -34,9 +35,21 @@ class Levels:
     rho: float = 7.0
 
     def descending(self, steps: int, top: float | None = None) -> list[float]:
-        """`steps` levels of a Karras grid from `top` (sigma_max). sigma_min is left out: f changes nothing there."""
+        """`steps` levels of a Karras grid from `top` (sigma_max). sigma_min is left out: f changes nothing there.
+
+        Raises CmrayError when there is nothing between sigma_min and `top`.
+        """
+        if top is not None and not self.sigma_min < top <= self.sigma_max:
+            raise self.out_of_range([top])
         grid = karras_sigmas(steps + 1, self.sigma_min, top or self.sigma_max, self.rho)
         return grid[:0:-1].tolist()
+
+    def out_of_range(self, found: Sequence[float]) -> CmrayError:
+        """What to say of noise levels that the model does not know, or at which it changes nothing."""
+        return CmrayError(
+            f"noise levels must be above sigma_min {self.sigma_min:g} and at most sigma_max {self.sigma_max:g}, "
+            f"found {', '.join(f'{t:g}' for t in found)}"
+        )
 
 
 @dataclass(frozen=True)

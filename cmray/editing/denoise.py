@@ -37,6 +37,13 @@ class DenoiseImage(EditingTask):
     def _listed(cls, value: object) -> object:
         return (value,) if isinstance(value, int | float) else value
 
+    @field_validator("level")
+    @classmethod
+    def _distinct(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and len({f"{level:g}" for level in value}) < len(value):
+            raise ValueError(f"found the same noise level twice: {', '.join(f'{level:g}' for level in value)}")
+        return value
+
     def prepare(self, image: Tensor) -> Known:
         return Known(image, image, self.unknown(image), image)
 

@@ -86,6 +86,16 @@ def drawn(word: str, height: int, width: int) -> np.ndarray:
 
     file = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf"
     font = ImageFont.truetype(str(file), 256)
+
+    def shape(letter: str) -> bytes:
+        cell = Image.new("L", (512, 512))
+        ImageDraw.Draw(cell).text((64, 64), letter, fill=255, font=font)
+        return cell.tobytes()
+
+    unknown = shape(chr(0x10FFFF))  # what stands for every letter that the font has not
+    for letter in word:
+        if shape(letter) == unknown:
+            raise CmrayError(f"the font has no letter '{letter}'; a word is drawn in DejaVu Sans")
     left, top, right, bottom = font.getbbox(word)
     if right <= left or bottom <= top:
         return np.zeros((height, width), np.bool_)

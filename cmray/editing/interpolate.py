@@ -20,8 +20,9 @@ from cmray.editing.stroke import default_level
 class Interpolate(EditingTask):
     """f(sigma_max slerp(z_a, z_b; alpha), sigma_max) for alpha from 0 to 1 (Consistency Models, App. D).
 
-    Without images the ends are samples of two seeds, to the bit those of the sampler with the same levels. Between two
-    images, which have no noise of their own, each is hidden by noise of `level` first: images are mixed linearly,
+    Without images the ends are samples of two seeds, to the bit those of the sampler with the same levels; of a
+    class-conditional model where a label is given, or both seeds draw the same. Between two images, which have no
+    noise of their own, each is hidden by noise of `level` first: images are mixed linearly,
     noise on the sphere. A = I, all is unknown.
 
     Args:
@@ -80,6 +81,17 @@ class Between(SampleNoise):
         super().__init__([row.seed for row in rows], shape, device)
         self._to = SampleNoise([row.seed if row.seed_to is None else row.seed_to for row in rows], shape, device)
         self._alpha = torch.tensor([row.alpha for row in rows], dtype=torch.float64, device=device)
+
+    def integers(self, high: int) -> Tensor:
+        """The label that both ends of each way draw. Raises CmrayError when they draw different ones."""
+        at, to = super().integers(high), self._to.integers(high)
+        if (at != to).any():
+            row = int((at != to).nonzero()[0])
+            raise CmrayError(
+                f"a way between seeds has one class, but the two ends draw {int(at[row])} and {int(to[row])}; "
+                f"say which class it has"
+            )
+        return at
 
     def draw(self) -> Tensor:
         return slerp(super().draw(), self._to.draw(), self._alpha)

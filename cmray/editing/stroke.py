@@ -56,5 +56,6 @@ class Stroke(Holed):
     ) -> list[list[float]]:
         top = self.level or default_level(side)
         if of_consistency and steps is None:
-            return [[t for t in (top, top * PAPER_SECOND / PAPER_LEVEL) if t > levels.sigma_min]]
+            second = top * PAPER_SECOND / PAPER_LEVEL
+            return [[top, second] if second > levels.sigma_min else [top]]
         return [self.descending(levels, top, steps or 18, of_consistency)]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from cmray.config.checkpoint_facts import META, CheckpointFacts, read_checkpoint_facts
 from cmray.core.errors import CheckpointError, StorageError
-from cmray.core.files import sha256_of
+from cmray.core.files import beside, sha256_of, synced, write_atomic
 
 #: part name -> its tensors; each part is one safetensors file
 Parts = Mapping[str, Mapping[str, Tensor]]
@@ -30,31 +28,23 @@ def save_checkpoint(folder: Path, parts: Parts, facts: CheckpointFacts, keep: in
     there stay.
     """
     final = folder / f"step-{facts.step:08d}"
-    tmp = folder / f".{final.name}.{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.glob(".step-*"):  # left by a process that was killed here; a trial has one writer
             shutil.rmtree(stale, ignore_errors=True)
-        tmp.mkdir()
-        files = {}
-        for name, tensors in parts.items():
-            save_file(dict(tensors), tmp / name)
-            with (tmp / name).open("rb") as file:
-                os.fsync(file.fileno())
-            files[name] = sha256_of(tmp / name)
-        facts = facts.model_copy(update={"files": files})
-        with (tmp / META).open("w") as file:
-            file.write(facts.model_dump_json(indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        if final.exists():  # a damaged one that was skipped, or the same step once more
-            shutil.rmtree(final)
-        os.replace(tmp, final)
-    except BaseException as error:
-        shutil.rmtree(tmp, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise _unwritten(folder, facts.step, error) from error
-        raise
+        with beside(final) as tmp:
+            tmp.mkdir()
+            files = {}
+            for name, tensors in parts.items():
+                save_file(dict(tensors), tmp / name)
+                with (tmp / name).open("rb") as file:
+                    synced(file)
+                files[name] = sha256_of(tmp / name)
+            facts = facts.model_copy(update={"files": files})
+            write_atomic(tmp / META, facts.model_dump_json(indent=1))
+            if final.exists():  # a damaged one that was skipped, or the same step once more
+                shutil.rmtree(final)
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(folder, facts.step, error) from error
     for _, old in checkpoints(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final

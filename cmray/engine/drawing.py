@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cmray.config.identity import content_hash
-from cmray.core.errors import CmrayError, StorageError
-from cmray.core.files import write_atomic
+from cmray.core.errors import DataError, StorageError
+from cmray.core.files import beside, write_atomic
 from cmray.core.locks import LOCK, locked
 from cmray.core.rng import SampleNoise
 from cmray.engine.evaluator import Call, Pool
@@ -97,11 +95,8 @@ class Parts:
             return False
 
     def write(self, places: range, pixels: np.ndarray) -> None:
-        path = self.file(places)
-        tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        with tmp.open("wb") as file:
+        with beside(self.file(places)) as tmp, tmp.open("wb") as file:
             np.save(file, pixels)
-        os.replace(tmp, path)
 
     def read(self) -> Iterator[tuple[range, np.ndarray]]:
         """(places, uint8 [n,C,H,W]) in order."""
@@ -118,8 +113,8 @@ def drawn(
 ) -> Iterator[Parts]:
     """The parts of a drawing, made where they are missing; gone when the block ends well.
 
-    They stay when the block is left by an interrupt, and the same drawing goes on from them; parts of another one are
-    replaced.
+    They stay when the block is left by an interrupt or an error, and the same drawing goes on from them; parts of
+    another one are replaced. Only those of a model that gives no finite images are of no use.
 
     Args:
         folder: for them; another process's is left alone.
@@ -136,7 +131,7 @@ def drawn(
             _claim(folder, drawing.key)
             _draw(parts, pool, progress)
             yield parts
-        except (CmrayError, OSError):
+        except DataError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)

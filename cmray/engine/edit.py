@@ -11,7 +11,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cmray.config.run import NoiseConfig
 from cmray.core.errors import CmrayError, UnknownNameError, nearest
 from cmray.editing import EditingTask, Levels, edited, editing_tasks
 from cmray.editing.base import Row
@@ -58,6 +57,11 @@ def make_task(name: str, options: Mapping[str, Any]) -> EditingTask:
         return cls.model_validate(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
+        of, kinds = first["loc"][:1], [e["type"] for e in error.errors()]
+        many = options.get(str(of[0])) if of else None
+        if isinstance(many, list | tuple) and kinds[0] in ("missing", "too_long"):
+            wanted = first.get("ctx", {}).get("max_length", len(many) + kinds.count("missing"))
+            raise CmrayError(f"{name}: {of[0]} takes {wanted} numbers, found {len(many)}") from None
         where = ".".join(str(part) for part in first["loc"])
         text = first["msg"].removeprefix("Value error, ")
         raise CmrayError(f"{name}: {where} {text}" if where else text) from None
@@ -103,7 +107,7 @@ def edit(
     if not images.isfinite().all() or (len(images) and images.abs().max() > 1):
         raise CmrayError("images for editing must be finite and in [-1, 1]")
     num = task.default_num if num is None else num
-    if num < 1 or seed < 0 or seed + num >= 2**63:
+    if num < 1 or seed < 0 or seed + num > 2**63:
         raise CmrayError(f"num is {num} and seed {seed}; at least 1 result, of seeds from 0 to 2**63 - 1")
     plans = [_sampler(model, schedule) for schedule in _schedules(model, task, len(images), steps, times)]
     rows = task.rows(len(images), num, seed)
@@ -136,6 +140,7 @@ def _schedules(
     model: Model, task: EditingTask, count: int, steps: int | None, times: Sequence[float] | None
 ) -> list[list[float]]:
     noise = model.run.noise
+    levels = Levels(noise.sigma_min, noise.sigma_max, noise.rho)
     if times is not None:
         if steps is not None:
             raise CmrayError("steps and times both say how many noise levels there are; leave one of them out")
@@ -145,11 +150,6 @@ def _schedules(
     else:
         if steps is not None and steps < 1:
             raise CmrayError(f"steps is {steps}; there is at least 1")
-        first = getattr(task, "level", None)
-        tops = first if isinstance(first, tuple) else () if first is None else (first,)
-        if not all(noise.sigma_min < top <= noise.sigma_max for top in tops):
-            raise _out_of_range(noise, tops)
-        levels = Levels(noise.sigma_min, noise.sigma_max, noise.rho)
         consistency = model.run.objective.kind == "consistency"
         chosen = task.schedules(levels, max(model.shape[1:]), steps, consistency, count)
     for schedule in chosen:
@@ -158,15 +158,8 @@ def _schedules(
         solved = len(schedule) > 1 and model.run.objective.kind == "denoiser"  # to sigma_min, as usual
         low_enough = schedule[-1] > noise.sigma_min or (solved and schedule[-1] == noise.sigma_min)
         if not low_enough or schedule[0] > noise.sigma_max:
-            raise _out_of_range(noise, schedule)
+            raise levels.out_of_range(schedule)
     return chosen
-
-
-def _out_of_range(noise: NoiseConfig, levels: Sequence[float]) -> CmrayError:
-    return CmrayError(
-        f"noise levels must be above sigma_min {noise.sigma_min:g} and at most sigma_max {noise.sigma_max:g}, "
-        f"found {', '.join(f'{t:g}' for t in levels)}"
-    )
 
 
 def _sampler(model: Model, times: Sequence[float]) -> Sampler:

@@ -18,6 +18,9 @@ from cmray.datasets.pictures import BadImage
 from cmray.datasets.source import Item
 from cmray.engine.images import ImageReader, drawn, find_images
 
+#: pictures of a folder
+MOST = 1024
+
 Background = Literal["white", "black"]
 
 
@@ -73,6 +76,8 @@ def read_pictures(inputs: Sequence[str], rule: Rule, take: int, storage: Path, o
             )
             if not files:
                 raise DataError(f"{option}: {path} holds no images ({', '.join(SUFFIXES)})")
+            if len(files) > MOST:
+                raise DataError(f"{option}: {path} holds {len(files):,} images; at most {MOST:,} are edited at once")
             found += [_read(file, rule, option) for file in files]
         elif path.is_file() and path.suffix.lower() != ".npz":
             found.append(_read(path, rule, option))

@@ -31,9 +31,9 @@ from cmray.objectives import Loss
 from cmray.tracking.events import EventLog, read_events
 from cmray.tracking.records import Event, Result
 
-#: steps after which ranks ask each other whether to stop, beside log points: a node that is taken away gives half a
-#: minute's notice
-AGREE_EVERY = 20
+#: ranks ask each other whether to stop at log points, and at the latest after so many steps, or as many as take so many
+#: seconds: a node that is taken away gives half a minute's notice
+AGREE_EVERY, AGREE_SECONDS = 20, 2.0
 
 
 class TrainingError(CmrayError):
@@ -178,7 +178,8 @@ class _Loop:
         self._seen: list[Loss] = []
         self._since, self._waited = 0, 0.0
         self.meter = CostMeter(state.cost, session, run.resources.gpus_per_worker)
-        self._logged_at = time.monotonic()
+        self._logged_at = self._asked_at = time.monotonic()
+        self._asked_step = self._asks_at = state.step
 
     def one_step(self) -> None:
         run, state, session = self.run, self.state, self.session
@@ -245,10 +246,16 @@ class _Loop:
         """Whether any rank was asked to stop. Ranks ask each other after the same steps, so that none waits in vain."""
         if self.session.world_size == 1:
             return self.session.should_stop()
-        if self._since and self.state.step % AGREE_EVERY:
+        step = self.state.step
+        if self._since and step < self._asks_at:
             return False
-        flag = torch.tensor(float(self.session.should_stop()), device=self.session.device)
-        return bool(reduce_sum(flag, self.session) > 0)
+        now = time.monotonic()
+        own = torch.tensor([float(self.session.should_stop()), now - self._asked_at], dtype=torch.float64)
+        asked, seconds = reduce_sum(own.to(self.session.device), self.session).tolist()
+        each = seconds / self.session.world_size / max(1, step - self._asked_step)  # of all ranks: they ask together
+        self._asked_at, self._asked_step = now, step
+        self._asks_at = step + min(AGREE_EVERY, max(1, int(AGREE_SECONDS / max(each, 1e-9))))
+        return asked > 0
 
 
 def _finish(folder: Path, state: TrainState, session: Session) -> Result:

@@ -180,7 +180,7 @@ def _at_times(run: RunConfig, nfe: int, times: Sequence[float], name: SamplerNam
 
 def _sampler_spec(name: SamplerName, denoiser: bool, nfe: int) -> dict[str, Any]:
     """The sampler that was asked for by name, if it is one for this kind of model."""
-    spec = {"name": name} if isinstance(name, str) else dict(name)
+    spec = {"name": name} if isinstance(name, str) else dict(name) if isinstance(name, Mapping) else {}
     asked = spec.get("name")
     if not isinstance(asked, str):
         raise CmrayError(f"a sampler is a name, or a mapping with 'name' and its options; found {name!r}")
@@ -244,6 +244,8 @@ def load_model(folder: Path, device: torch.device, weights: str | None = None) -
             f"{folder} does not hold the network its manifest names: {str(error).splitlines()[0]}"
         ) from None
     net = net.to(device).eval().requires_grad_(False)
+    if device.type == "cpu":  # convolutions then take and give pixels with all their channels together, as they compute
+        net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     shown = "student" if file.startswith("student") else f"ema {file.removeprefix('ema-').removesuffix('.safetensors')}"
     return Model(
         net, Denoiser(net, run.precond()), run, facts.shape, facts.num_classes, shown, facts.files[file], device

@@ -18,7 +18,7 @@ from cmray.engine.trained import TrainedModel
 #: bytes of networks that `open_trained` keeps
 KEPT_NETWORKS = 1 << 30
 
-_kept: OrderedDict[tuple[str, str, str], TrainedModel] = OrderedDict()
+_kept: OrderedDict[tuple[str, str, str, str], TrainedModel] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -40,8 +40,8 @@ def open_trained(
     """
     place = _device(device)
     facts = read_checkpoint_facts(checkpoint)
-    digest = facts.files[weights_file(facts, weights, checkpoint)]
-    key = (str(checkpoint.absolute()), digest, str(place))
+    file = weights_file(facts, weights, checkpoint)
+    key = (str(checkpoint.absolute()), file, facts.files[file], str(place))
     with _lock:
         found = _kept.pop(key, None) or TrainedModel(load_model(checkpoint, place, weights), folder, checkpoint)
         _kept[key] = found

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
-import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cmray.core.files import beside
 from cmray.engine.drawing import Drawing, Parts
 
 INDEX = "index.csv"
@@ -25,7 +22,7 @@ def write_npz(parts: Parts, path: Path, about: Mapping[str, str]) -> None:
     Models reference code writes its samples; not compressed. `about` has no place in it."""
     drawing = parts.drawing
     channels, height, width = drawing.shape
-    with _beside(path) as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with beside(path) as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
             head = {"descr": "|u1", "fortran_order": False, "shape": (drawing.count, height, width, channels)}
             np.lib.format.write_array_header_1_0(file, head)
@@ -53,7 +50,7 @@ def write_safetensors(parts: Parts, path: Path, about: Mapping[str, str]) -> Non
         end += nbytes
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 8)
-    with _beside(path) as tmp, tmp.open("wb") as file:
+    with beside(path) as tmp, tmp.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for value in vectors.values():
             file.write(value.astype("<i8").data)
@@ -68,7 +65,7 @@ def write_folder(parts: Parts, path: Path, about: Mapping[str, str]) -> None:
     """
     from PIL import Image
 
-    with _beside(path) as tmp:
+    with beside(path) as tmp:
         tmp.mkdir()
         with (tmp / INDEX).open("w", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
@@ -80,8 +77,6 @@ def write_folder(parts: Parts, path: Path, about: Mapping[str, str]) -> None:
                     Image.fromarray(np.ascontiguousarray(shown)).save(tmp / f"{seed:06d}.png")
                     rows.writerow((f"{seed:06d}.png", seed, "" if labels is None else labels[i]))
         (tmp / "sampler.json").write_text(json.dumps(dict(about), indent=1) + "\n")
-        if path.is_dir():
-            path.rmdir()
 
 
 #: by the ending of the name
@@ -95,15 +90,3 @@ WRITERS: dict[str, Callable[[Parts, Path, Mapping[str, str]], None]] = {
 def _labels(drawing: Drawing) -> np.ndarray | None:
     found = [labels for places in drawing.parts() if (labels := drawing.label_of(places)) is not None]
     return np.concatenate(found) if found else None
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A place beside `path` that becomes it at the end, or nothing."""
-    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield tmp
-        os.replace(tmp, path)
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() else tmp.unlink(missing_ok=True)
-        raise

@@ -16,7 +16,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import uuid
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 
 from cmray.config.identity import content_hash
 from cmray.core.errors import StorageError
+from cmray.core.files import beside, synced
 
 Arrays = dict[str, np.ndarray]
 LOCK = ".in-use"
@@ -75,20 +75,12 @@ def holds(path: Path, names: Collection[str]) -> bool:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an .npz so that a reader sees a whole file or none. Raises StorageError."""
-    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tmp.open("wb") as file:
+        with beside(path) as tmp, tmp.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            tmp.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from None
-        raise
+            synced(file)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def read_arrays(path: Path) -> Arrays:

@@ -47,7 +47,10 @@ def mount(url: str, role: Literal["desk", "bench"] = "desk") -> Path:
     """
     if "://" not in url:
         return Path(url).expanduser().absolute()
-    location = Location(url)
+    try:
+        location = Location(url)
+    except DataError as error:  # it does not repeat the URL
+        raise StorageError(str(error)) from None
     try:
         local = location.folder
     except (DataError, OSError, pa.ArrowException) as error:

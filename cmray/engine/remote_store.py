@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from cmray.config.checkpoint_facts import META, CheckpointFacts, read_checkpoint_facts
 from cmray.core.errors import CheckpointError, DataError, StorageError
-from cmray.core.files import sha256_of
+from cmray.core.files import beside, sha256_of, synced
 from cmray.datasets.location import CHUNK, Location, why
 
 T = TypeVar("T")
@@ -157,20 +157,14 @@ class Store:
 
     def get(self, name: str, path: Path, sha256: str | None = None) -> None:
         """Copies a file here, whole or not at all. Raises CheckpointError when it has another hash."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
+        with beside(path) as tmp:
             with tmp.open("wb") as out:
                 with self._talking("read"), self._location.open(name) as source:
                     while chunk := source.read(CHUNK):
                         out.write(chunk)
-                out.flush()
-                os.fsync(out.fileno())
+                synced(out)
             if sha256 is not None and sha256_of(tmp) != sha256:
                 raise CheckpointError(f"{self.url_of(name)} is not what its manifest says: its SHA-256 is another")
-            os.replace(tmp, path)
-        finally:
-            tmp.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
         with self._talking("written"), suppress(FileNotFoundError):  # removed by somebody else, meanwhile

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from cmray.config.identity import content_hash
+from cmray.core.arguments import reals, whole
 from cmray.core.errors import CmrayError
 from cmray.engine.candidates import read_search
 from cmray.engine.model import SamplerName, make_sampler
 from cmray.engine.results import Subject
 from cmray.samplers import Sampler
-from cmray.tracking.records import Evaluation, Provenance, Search
+from cmray.tracking.records import Evaluation, Provenance, Search, readable_records
 
 #: noise levels, descending; "searched" takes the best that were recorded for the model
 Times = Sequence[float] | Literal["searched"]
-#: network evaluations of a teacher's sample unless a call says: 18 Heun steps
-TEACHER_NFE = 35
 #: what may differ between values that are compared: how the model was sampled
 _OWN = {"weights", "weights_sha256", "sampler", "nfe", "times", "searched"}
 
@@ -58,7 +56,7 @@ def searched_times(trial: Path, weights_sha256: str) -> dict[int, SearchedTimes]
         return {}
     reported = {
         tuple(e.provenance.times): e
-        for e in sorted(_evaluations(trial), key=lambda e: (e.provenance.n, e.time))
+        for e in sorted(readable_records(trial / "evaluations", Evaluation), key=lambda e: (e.provenance.n, e.time))
         if e.provenance.searched and e.provenance.weights_sha256 == weights_sha256
     }
     return {
@@ -79,7 +77,8 @@ def times_of(who: Subject, nfe: int | None) -> tuple[float, ...]:
         raise CmrayError(f"times are searched for consistency models; {name} is a {who.kind} model, use nfe")
     known = searched_times(who.folder, who.weights_sha256)
     there = ", ".join(map(str, known))
-    search = f"`cmray search {name} --nfe {nfe or 2}` searches them"
+    named = "" if who.weights == f"ema {who.run.train.ema[0]}" else f" --weights '{who.weights}'"
+    search = f"`cmray search {shlex.quote(name)} --nfe {nfe or 2}{named}` searches them"
     if not known:
         raise CmrayError(f"no times were searched for {name} ({who.weights}); {search}")
     if nfe is None and len(known) > 1:
@@ -99,30 +98,22 @@ def sampler_for(
         CmrayError: what does not fit the model or one another.
         StorageError: a record of a search is damaged.
     """
+    if nfe is not None:
+        nfe = whole("nfe", nfe)
     if isinstance(times, str):
         if times != "searched":
             raise CmrayError(f"times is '{times}'; give noise levels, descending, or 'searched'")
         times = times_of(who, nfe)
     if times is not None:
+        times = reals("times", times)
         return make_sampler(who.run, len(times) if nfe is None else nfe, times, name)
-    usual = TEACHER_NFE if who.kind == "denoiser" else who.run.objective.own_nfe or 1
-    return make_sampler(who.run, usual if nfe is None else nfe, None, name)
+    return make_sampler(who.run, who.run.objective.usual_nfe if nfe is None else nfe, None, name)
 
 
 def name_of(who: Subject) -> str:
     """EXPERIMENT/TRIAL; of a bare checkpoint its folder."""
     bare = who.folder == who.checkpoint
     return str(who.checkpoint) if bare else f"{who.folder.parent.name}/{who.folder.name}"
-
-
-def _evaluations(trial: Path) -> list[Evaluation]:
-    found = []
-    for path in sorted((trial / "evaluations").glob("*.json")):
-        try:
-            found.append(Evaluation.model_validate_json(path.read_bytes()))
-        except (OSError, ValidationError):  # reports and `cmray evaluate` tell of it
-            continue
-    return found
 
 
 def _best(found: Sequence[tuple[Search, Evaluation | None]]) -> SearchedTimes:

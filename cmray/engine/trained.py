@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cmray.config.run import RunConfig
+from cmray.core.arguments import reals, whole, wholes
 from cmray.core.errors import CmrayError
 from cmray.core.precond import from_pixels, to_pixels
 from cmray.engine.model import SAMPLE_BLOCK, Model, SamplerName
@@ -149,9 +150,10 @@ class TrainedModel:
         """
         how = self.sampler(nfe, times, sampler)
         seeds = self.seeds(n, seed)
+        block = whole("block", block)
         if block < 1:
             raise CmrayError(f"block is {block}; at least 1 image goes through the network")
-        images = self.model.images(how, seeds, self.labels(n, labels), block).clamp_(-1, 1)
+        images = self.model.images(how, seeds, self.labels(len(seeds), labels), block).clamp_(-1, 1)
         return to_pixels(images) if uint8 else images
 
     def trajectory(
@@ -176,10 +178,10 @@ class TrainedModel:
         Raises:
             CmrayError: an argument that is out of range or does not fit the model.
         """
-        if n > SAMPLE_BLOCK:
+        if whole("n", n) > SAMPLE_BLOCK:
             raise CmrayError(f"n is {n}; a trajectory is of {SAMPLE_BLOCK} images at most")
         seeds = self.seeds(n, seed)
-        return self.model.trajectory(self.sampler(nfe, times, sampler), seeds, self.labels(n, labels))
+        return self.model.trajectory(self.sampler(nfe, times, sampler), seeds, self.labels(len(seeds), labels))
 
     @torch.no_grad()
     def denoise(self, x: Tensor, sigma: float | Tensor, labels: int | Sequence[int] | None = None) -> Tensor:
@@ -196,10 +198,15 @@ class TrainedModel:
         Raises:
             CmrayError: another shape, a noise level out of range, or missing labels.
         """
+        if not isinstance(x, Tensor):
+            raise CmrayError(f"x is {_called(x)}; give a torch.Tensor")
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape or not len(x) or not x.is_floating_point():
             asked = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
             raise CmrayError(f"x is {asked}; this model takes float [B, {', '.join(map(str, self.shape))}]")
-        level = torch.as_tensor(sigma, dtype=torch.float32, device=self.device)
+        try:
+            level = torch.as_tensor(sigma, dtype=torch.float32, device=self.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise CmrayError(f"sigma is {sigma!r}; give one noise level, or one for each image") from None
         if level.ndim > 1 or (level.ndim == 1 and len(level) != len(x)):
             raise CmrayError(f"sigma is {list(level.shape)}; give one noise level, or one for each of {len(x)} images")
         low, high = torch.tensor([self.sigma_min, self.sigma_max])
@@ -285,18 +292,32 @@ class TrainedModel:
         if isinstance(images, np.ndarray):
             images = torch.from_numpy(images)
         if images is not None:
+            if not isinstance(images, Tensor) or not len(images):
+                what = "without images" if isinstance(images, Tensor) else _called(images)
+                raise CmrayError(f"images is {what}; give a tensor or an array [N,C,H,W]")
             images = from_pixels(images) if images.dtype == torch.uint8 else images.float()
-        given = [labels] if isinstance(labels, int) else labels
-        results = edit(self.model, make_task(task, options), images, num, seed, given, steps, times)
+        results = edit(
+            self.model,
+            make_task(task, options),
+            images,
+            None if num is None else whole("num", num),
+            whole("seed", seed),
+            None if labels is None else wholes("labels", labels),
+            None if steps is None else whole("steps", steps),
+            None if times is None else reals("times", times),
+        )
         return sorted(results, key=lambda result: (result.row.group, result.row.seed))  # stable: levels stay in order
 
     # its arguments
 
     def seeds(self, n: int, seed: int | Sequence[int] = 0) -> Sequence[int]:
         """A seed for each of n images. Raises CmrayError."""
+        n = whole("n", n)
         if n < 1:
             raise CmrayError(f"n is {n}; ask for at least 1 image")
-        seeds = range(seed, seed + n) if isinstance(seed, int) else [int(s) for s in seed]
+        given = wholes("seed", seed)
+        one = not isinstance(seed, Sequence) and len(given) == 1
+        seeds = range(given[0], given[0] + n) if one else given
         if len(seeds) != n:
             raise CmrayError(f"{len(seeds)} seeds are given for {n} images; give one number, or one for each image")
         if min(seeds) < 0 or max(seeds) >= 2**63:
@@ -311,9 +332,13 @@ class TrainedModel:
         """
         if labels is None:
             return None
-        given = [labels] if isinstance(labels, int) else [int(label) for label in labels]
+        given = wholes("labels", labels)
         if not self.num_classes:
             raise CmrayError(f"labels are given, but {self.name} is not class-conditional; leave them out")
         if not given or not all(0 <= label < self.num_classes for label in given):
             raise CmrayError(f"labels are 0 to {self.num_classes - 1}, found {given}")
         return torch.tensor(list(itertools.islice(itertools.cycle(given), n)), dtype=torch.int64)
+
+
+def _called(value: object) -> str:
+    return f"a {type(value).__name__}"

@@ -41,6 +41,7 @@ class Foreign:
         assumed: what nothing in the file tells and was taken to be so, as a sentence; "" for nothing.
         licence: of the weights, where the file tells it.
         origin: of weights that cmray exported and that were imported before.
+        step, nimg: of weights that cmray trained: steps, and images seen.
     """
 
     net: NetConfig
@@ -55,6 +56,8 @@ class Foreign:
     assumed: str = ""
     licence: str | None = None
     origin: Origin | None = None
+    step: int = 0
+    nimg: int = 0
 
 
 class Source(ComponentConfig):

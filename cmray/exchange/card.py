@@ -77,7 +77,8 @@ def _model(exported: Exported) -> list[tuple[str, str]]:
         ("preconditioning", run.objective.precond),
         ("weights", f"{model.weights}, SHA-256 of the checkpoint's file {model.weights_sha256}"),
     ]
-    if facts.origin is None:
+    origin = facts.origin
+    if origin is None or origin.trained_here:
         rows += [
             ("objective", run.objective.label),
             ("training", f"{facts.step:,} steps of {run.train.batch_size}, {facts.nimg:,} images seen"),
@@ -85,11 +86,12 @@ def _model(exported: Exported) -> list[tuple[str, str]]:
         ]
         if run.teacher is not None and run.teacher.identity:
             rows.append(("teacher", f"content hash {run.teacher.identity}"))
+    else:
+        rows.append(("objective", f"{run.objective.name}; not trained with cmray, so its options are not known"))
+    if origin is None:
         return rows
-    origin = facts.origin
     return [
         *rows,
-        ("objective", f"{run.objective.name}; not trained with cmray, so its options are not known"),
         ("imported from", f"{origin.file} ({origin.format}), SHA-256 {origin.sha256}"),
         *([("note", origin.note)] if origin.note else []),
     ]
@@ -98,7 +100,10 @@ def _model(exported: Exported) -> list[tuple[str, str]]:
 def _data(exported: Exported) -> str:
     data = exported.run.data
     name = data.name or data.dataset or Path(data.path or "").name
-    if exported.facts.origin is not None:
+    origin = exported.facts.origin
+    if origin is not None and not origin.data_known:
+        return "cmray did not train it, and nobody said what it was trained on."
+    if origin is not None and not origin.trained_here:
         return f"Given at the import as `{name}`; cmray did not train it and has not seen what it was trained on."
     digest = f", content SHA-256 {data.digest}" if data.digest else ""
     changes = [text for on, text in ((data.flip, "random flips"), (data.dequantize, "dequantisation")) if on]

@@ -19,7 +19,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}; {hint}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}; it must hold a mapping")
@@ -37,7 +37,8 @@ def read_state(path: Path) -> Mapping[str, Any]:
     except OSError:
         raise
     except Exception as error:  # what is no such file may end in any error of the reader
-        text = (str(error).splitlines() or [type(error).__name__])[0]
+        text = (str(error).splitlines() or [""])[0]
+        text = text if " " in text else type(error).__name__  # the key of a KeyError says nothing
         raise CheckpointError(f"{path} is not a file of torch.save: {text}") from None
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__}; a state dict is a mapping of names to tensors")

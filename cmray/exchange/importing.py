@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from cmray.config.checkpoint_facts import CheckpointFacts, Origin, ema_file
 from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError, ConfigError
-from cmray.core.files import sha256_of
+from cmray.core.files import beside, check_place, sha256_of
 from cmray.engine.checkpoint import save_checkpoint
 from cmray.exchange.base import Foreign, Source, first_of
 from cmray.exchange.published import PUBLISHED
@@ -52,38 +51,24 @@ def import_checkpoint(source: Source, path: Path, out: Path, asked: Asked) -> tu
     Raises:
         CmrayError: the file is something else, or `out` exists.
     """
-    check_out(out)
+    check_place(out, "--out", folder=True)
     foreign = source.read(path)
     run = _run(foreign, path, asked)
     known = PUBLISHED.get(path.name)
     licence = asked.licence or foreign.licence or (known.licence if known else None)
     origin = Origin(
-        format=source.name, file=path.name, sha256=sha256_of(foreign.weights), licence=licence, note=asked.note
-    )
+        format=source.name, file=path.name, sha256=sha256_of(foreign.weights), licence=licence, note=asked.note,
+        data_known=bool(foreign.run or asked.data or (known and known.data)),
+    )  # fmt: skip
     if foreign.origin is not None:  # it came through cmray before, and keeps where it really is from
         origin = foreign.origin.model_copy(update={"licence": licence, "note": asked.note or foreign.origin.note})
     facts = CheckpointFacts(
-        step=0, nimg=0, seconds=0.0, shape=foreign.shape, num_classes=foreign.num_classes,
+        step=foreign.step, nimg=foreign.nimg, seconds=0.0, shape=foreign.shape, num_classes=foreign.num_classes,
         run_config=run.model_dump(mode="json"), files={}, scalars={}, origin=origin,
     )  # fmt: skip
-    parent = out.absolute().parent / f".{out.name}.{uuid.uuid4().hex}"
-    try:
-        made = save_checkpoint(parent, {ema_file(RATE): foreign.state}, facts, keep=1)
-        if out.is_dir():
-            out.rmdir()  # empty, and os.replace would do the same
-        os.replace(made, out)
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
+    with beside(out) as tmp, tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=tmp.parent) as folder:
+        os.replace(save_checkpoint(Path(folder), {ema_file(RATE): foreign.state}, facts, keep=1), tmp)
     return facts, foreign.assumed
-
-
-def check_out(out: Path) -> None:
-    """Raises ConfigError unless a new folder can be made there."""
-    parent = out.absolute().parent
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out} exists and is not an empty folder")
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(f"--out {out}: {parent} is not a folder that can be written")
 
 
 def _run(foreign: Foreign, path: Path, asked: Asked) -> RunConfig:

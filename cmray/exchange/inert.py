@@ -7,6 +7,7 @@ ends the reading. What a pickle calls a class becomes a `Record` of its state.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import re
 import warnings
@@ -37,6 +38,11 @@ class Record:
     def __getitem__(self, key: str) -> Any:
         """A field of the state, None where there is none."""
         return self.state.get(key) if isinstance(self.state, Mapping) else None
+
+    def mapping(self, key: str) -> Mapping[Any, Any]:
+        """A field that should be a mapping; empty where it is none."""
+        value = self[key]
+        return value if isinstance(value, Mapping) else {}
 
 
 class Bag(dict):
@@ -81,6 +87,8 @@ def _storage(data: Any) -> Any:
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     if not isinstance(storage, torch.storage.TypedStorage):
         raise pickle.UnpicklingError("a tensor has no memory")
+    if math.prod(size) > storage.size():  # rows that share their memory would take more than the file holds
+        raise pickle.UnpicklingError("a tensor is larger than its memory")
     values = torch.empty(0, dtype=storage.dtype).set_(storage.untyped(), 0, (storage.size(),), (1,))
     return values.as_strided(tuple(size), tuple(stride), offset)  # refuses what lies outside
 
@@ -157,8 +165,7 @@ def tensors_of(module: Any, prefix: str = "") -> dict[str, Tensor]:
     if not isinstance(module, Record):
         return out
     for kind in ("_parameters", "_buffers"):
-        held = module[kind]
-        out |= {f"{prefix}{k}": t for k, t in (held or {}).items() if isinstance(t, Tensor)}
-    for name, below in (module["_modules"] or {}).items():
+        out |= {f"{prefix}{k}": t for k, t in module.mapping(kind).items() if isinstance(t, Tensor)}
+    for name, below in module.mapping("_modules").items():
         out |= tensors_of(below, f"{prefix}{name}.")
     return out

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cmray.core.files import beside
 from cmray.report.grids import image_grid
 
 #: pixels a cell has at least, so that its caption can be read
@@ -48,11 +48,10 @@ def animation(frames: Sequence[np.ndarray], path: Path) -> Path:
     for frame in [*frames, *frames[-2:0:-1]]:
         large = frame.repeat(scale, 1).repeat(scale, 2)
         pictures.append(Image.fromarray(large[0] if len(large) == 1 else large.transpose(1, 2, 0)))
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pictures[0].save(
-        tmp, format="GIF", save_all=True, append_images=pictures[1:], duration=_MILLISECONDS, loop=0, optimize=False
-    )
-    os.replace(tmp, path)
+    with beside(path) as tmp:
+        pictures[0].save(
+            tmp, format="GIF", save_all=True, append_images=pictures[1:], duration=_MILLISECONDS, loop=0, optimize=False
+        )
     return path
 
 

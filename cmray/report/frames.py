@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -12,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from cmray.core.storage import STORAGE_VARIABLE, default_storage
+from cmray.core.storage import named_storage
 from cmray.report.columns import is_fid
 from cmray.report.load import load_experiment
 from cmray.tracking.records import ExperimentRecord, Provenance, Search, TrialRecord
@@ -90,14 +89,15 @@ class ExperimentFrames:
 
 def load_frames(name: str, storage: str | PathLike[str] | None = None) -> ExperimentFrames:
     """The frames of an experiment; see `cmray.load_experiment`, which is this."""
-    given = str(storage or os.environ.get(STORAGE_VARIABLE) or "")
+    given = named_storage(storage)
+    place = Path(given).expanduser()
     if "://" in given:  # what the object store has is fetched first; imports torch
         from cmray.engine.remote import mount
         from cmray.engine.remote_sync import refresh
 
-        storage = mount(given)
-        refresh(storage, [name])
-    return frames(load_experiment(default_storage() if storage is None else Path(storage).expanduser(), name))
+        place = mount(given)
+        refresh(place, [name])
+    return frames(load_experiment(place, name))
 
 
 def frames(record: ExperimentRecord) -> ExperimentFrames:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from cmray.core.files import beside
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -33,11 +34,8 @@ def image_grid(
 ) -> Path:
     """Writes a grid (see `grid_picture`) as a PNG; the file appears whole or not at all, missing folders are made."""
     canvas = grid_picture(images, columns=columns, scale=scale, captions=captions, row_labels=row_labels, title=title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    canvas.save(tmp, format="PNG")
-    os.replace(tmp, path)
+    with beside(path) as tmp:
+        canvas.save(tmp, format="PNG")
     return path
 
 

@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmray.core.files import beside
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -114,17 +116,13 @@ def short_number(x: float) -> str:
 
 def save(figure: Figure, out_dir: Path, stem: str) -> list[Path]:
     """<stem>.png at 200 dpi and <stem>.svg under out_dir, each written beside its place and then renamed."""
-    import os
-
-    out_dir.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in ("png", "svg"):
         path = out_dir / f"{stem}.{kind}"
-        tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         # A date would make two reports of the same records differ.
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(tmp, format=kind, dpi=DPI, metadata=metadata)
-        os.replace(tmp, path)
+        with beside(path) as tmp:
+            figure.savefig(tmp, format=kind, dpi=DPI, metadata=metadata)
         paths.append(path)
     return paths
 

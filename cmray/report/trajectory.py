@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cmray.core.files import beside
 from cmray.report.grids import grid_picture
 
 if TYPE_CHECKING:
@@ -28,7 +27,9 @@ Level = tuple[float, np.ndarray, np.ndarray]
 def strip(levels: Sequence[Level], images: np.ndarray, path: Path, names: Sequence[str], title: str) -> Path:
     """Writes a `strip_picture` as a PNG."""
     picture = strip_picture(levels, images, names, title)
-    return _whole(path, lambda tmp: picture.save(tmp, format="PNG"))
+    with beside(path) as tmp:
+        picture.save(tmp, format="PNG")
+    return path
 
 
 def strip_picture(
@@ -85,7 +86,9 @@ def animation(levels: Sequence[Level], images: np.ndarray, path: Path, names: Se
         page.paste(picture, (0, 0))
     each = min(max(_ALL_MS // len(shown), _LEVEL_MS[0]), _LEVEL_MS[1])
     options = {"save_all": True, "append_images": padded[1:], "loop": 0, "duration": [each] * len(shown) + [_END_MS]}
-    return _whole(path, lambda tmp: padded[0].save(tmp, format="GIF", **options))
+    with beside(path) as tmp:
+        padded[0].save(tmp, format="GIF", **options)
+    return path
 
 
 def _spread(levels: Sequence[Level], most: int) -> list[Level]:
@@ -100,14 +103,3 @@ def _sigma(sigma: float) -> str:
 
 def _scale(images: np.ndarray) -> int:
     return max(1, _CELL // images.shape[-1])
-
-
-def _whole(path: Path, save: Callable[[Path], None]) -> Path:
-    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        save(tmp)
-        os.replace(tmp, path)
-    except BaseException:
-        tmp.unlink(missing_ok=True)
-        raise
-    return path

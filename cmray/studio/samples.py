@@ -11,7 +11,7 @@ import numpy as np
 from cmray.core.errors import CmrayError
 from cmray.core.precond import to_pixels
 from cmray.core.rng import SampleNoise
-from cmray.engine.searched import TEACHER_NFE
+from cmray.objectives.base import TEACHER_NFE
 from cmray.report.drawn import levels_of
 from cmray.report.grids import grid_picture
 from cmray.report.trajectory import strip_picture

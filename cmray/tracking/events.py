@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from cmray.core.files import write_atomic
 from cmray.tracking.records import Event
 
 _log = logging.getLogger(__name__)
@@ -92,12 +93,7 @@ class EventLog:
         after = b"".join(_encode(event) for event in _parse(self.path, _complete(before)) if event.step <= step)
         if after == before:
             return
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("wb") as file:
-            file.write(after)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        write_atomic(self.path, after)
 
 
 class EventTail:

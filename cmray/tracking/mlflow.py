@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cmray.core.errors import CmrayError
+from cmray.core.files import beside
 from cmray.tracking.mirror import Found, MirrorTracker, Point
 from cmray.tracking.names import check_uri, metric_name, ui_command, without_password
 from cmray.tracking.served import ServedModel, ServedSampler, requirements
@@ -272,11 +273,8 @@ def save_pyfunc(model: ServedModel, path: Path) -> None:
     Raises CheckpointError for a checkpoint that is damaged.
     """
     os.environ.update(_ENVIRONMENT)
-    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as folder:
-        _save(model, Path(folder) / "model")
-        if path.is_dir():
-            path.rmdir()  # empty
-        os.replace(Path(folder) / "model", path)
+    with beside(path) as tmp:
+        _save(model, tmp)
 
 
 def _save(model: ServedModel, path: Path, logged: LoggedModel | None = None, run: str | None = None) -> None:

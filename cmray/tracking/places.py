@@ -29,9 +29,11 @@ def find_run(text: str, storage: Path, tracking_uri: str | None = None) -> Found
     from cmray.engine.remote_sync import refresh_all
 
     refresh_all(storage)
-    path = Path(text).expanduser()
+    text = text.rstrip("/") or text
+    path = _expanded(text)
     if (path / "meta.json").is_file():
-        return Found(path.parent.parent if path.parent.name == "checkpoints" else path, path)
+        trial = path.absolute().parent.parent
+        return Found(trial if path.parent.name == "checkpoints" and (trial / "config.yaml").is_file() else path, path)
     if (path / "config.yaml").is_file():
         return _checkpoint(path)
     folders = {f"{p.parent.parent.name}/{p.parent.name}": p.parent for p in sorted(storage.glob("*/*/config.yaml"))}
@@ -52,6 +54,13 @@ def find_run(text: str, storage: Path, tracking_uri: str | None = None) -> Found
         if name in folders:
             return _checkpoint(folders[name])
     raise CmrayError(f"no trial or checkpoint '{text}' in {shown(storage)}; {nearest(text, folders)}")
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # of somebody who is not known here
+        return Path(text)
 
 
 def _checkpoint(folder: Path) -> Found:

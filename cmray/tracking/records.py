@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Record(BaseModel):
@@ -214,3 +214,18 @@ class ExperimentRecord(Record):
     metric: str
     #: samples of a reported number as the experiment file has it now; older records with other n stay, but rank nothing
     num_samples: int | None = None
+
+
+R = TypeVar("R", bound=Record)
+
+
+def readable_records(folder: Path, kind: type[R]) -> list[R]:
+    """The records of a folder by file name; none where it is missing. One that is damaged is left out: the reader of
+    the whole experiment names it."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(kind.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError):
+            continue
+    return found

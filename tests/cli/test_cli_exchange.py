@@ -102,7 +102,7 @@ def test_a_student_of_another_network_is_told_so(tmp_path):
 BAD = [
     (("import", "opnai", "x.pt", "--out", "o"), "unknown source 'opnai'; did you mean 'openai'?"),
     (("import", "openai", "x.pt", "--out", "o"), "x.pt does not exist; cmray downloads no weights"),
-    (("import", "openai", "x.pt", "--out", "no/such/o"), "is not a folder that can be written"),
+    (("import", "openai", "x.pt", "--out", "no/such/o"), "does not exist"),
     (("import", "openai", "x.pt", "--out", "full"), "exists and is not an empty folder"),
     (
         ("import", "openai", "full", "--out", "o"),

@@ -1,8 +1,8 @@
 """Help and version: quick, complete, and with something to copy."""
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from cli_run import ROOT, apart, good, here
@@ -32,12 +32,13 @@ COMMANDS = [
 
 
 def test_help_answers_within_a_second():
-    def seconds() -> float:
-        began = time.monotonic()
+    def seconds() -> float:  # of computing: other programs on the machine may take their turns
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         ran = subprocess.run([sys.executable, "-m", "cmray", "--help"], capture_output=True, text=True, check=True)
         for command in COMMANDS:
             assert f" {command.split()[0]} " in ran.stdout
-        return time.monotonic() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
     best = min(seconds() for _ in range(3))
     assert best < 1, f"cmray --help takes {best:.2f} s; which import is not lazy?"

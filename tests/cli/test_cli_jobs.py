@@ -34,7 +34,7 @@ def refused(ran: Ran, *words: str) -> None:
     [
         ([], ["--storage is missing", "s3://BUCKET/FOLDER"]),
         (["--storage", "cmray-data"], ["--storage is 'cmray-data'", "absolute path"]),
-        (["--storage", "/x", "--max-hours", "0"], ["--max-hours is 0"]),
+        (["--storage", "/x", "--max-hours", "0"], ["--max-hours", "0 is no time"]),
         (["--storage", "/x", "--tracking-uri", "http://me:secret@host:5000"], ["--tracking-uri holds a password"]),
         (["--storage", "/x", "--tracking-uri", "hpp://host"], ["hpp"]),
         (["--storage", "/x", "--set", "train.stepz=3"], ["train.stepz", "did you mean 'steps'"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,7 +101,8 @@ def fits(value: Any, kind: Any, where: str) -> None:
 
 @pytest.fixture(scope="module")
 def documents() -> dict[str, Any]:
-    found = list(yaml.safe_load_all((ROOT / "cluster" / "kuberay.yaml").read_text()))
+    files = [ROOT / "cluster" / name for name in ("kuberay.yaml", "kuberay-job.yaml")]
+    found = [document for file in files for document in yaml.safe_load_all(file.read_text())]
     return {document["kind"]: document for document in found}
 
 
@@ -110,6 +113,28 @@ def cluster(documents) -> dict[str, Any]:
 
 def groups(cluster: dict[str, Any]) -> Sequence[dict[str, Any]]:
     return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
+def test_the_documented_replacement_leaves_no_placeholder(tmp_path):
+    docs = (ROOT / "docs" / "cluster.md").read_text()
+    (line,) = [line for line in docs.splitlines() if line.startswith("sed -i") and "kuberay.yaml" in line]
+    (tmp_path / "cluster").mkdir()
+    for name in ("kuberay.yaml", "kuberay-job.yaml"):
+        shutil.copy(ROOT / "cluster" / name, tmp_path / "cluster")
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True)
+    for file in sorted((tmp_path / "cluster").iterdir()):
+        used = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+        assert not [line for line in used if "YOUR-" in line], file.name
+        assert "the-name-of-your-bucket" in "".join(used)
+
+
+def test_a_build_is_sent_all_that_it_copies():
+    sent = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text().splitlines()
+    copies = [line.split()[1:-1] for line in (ROOT / "cluster" / "Dockerfile").read_text().splitlines()
+              if line.startswith("COPY")]  # fmt: skip
+    for name in (name for names in copies for name in names):
+        assert (ROOT / name).exists()
+        assert f"!{name}" in sent
 
 
 def test_every_field_is_one_of_the_api_s_and_of_its_type(documents):

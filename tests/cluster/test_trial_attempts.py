@@ -11,7 +11,8 @@ from small_run import CPU, go, small
 
 from cmray.cluster.budget import Budget, OutOfTime, Timed
 from cmray.cluster.observer import Observer
-from cmray.cluster.work import TrialFailedError, TrialSpec, TuneSession, attempted, note_failure
+from cmray.cluster.spec import TrialSpec
+from cmray.cluster.work import TrialFailedError, TuneSession, attempted, note_failure
 from cmray.core.errors import CmrayError
 from cmray.engine.stop import EVERY, StopFile, ask_to_stop, clear_stop
 

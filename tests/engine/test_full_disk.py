@@ -10,7 +10,8 @@ import subprocess
 import pytest
 from small_run import CPU, digits, go, small
 
-from cmray.cluster.work import TrialSpec, run_trial
+from cmray.cluster.spec import TrialSpec
+from cmray.cluster.work import run_trial
 from cmray.core.errors import StorageError
 from cmray.core.files import disk_full, write_atomic
 from cmray.engine.checkpoint import newest_checkpoint

@@ -60,6 +60,7 @@ def measured(folder: Path, sha256: str, value: float = 3.25) -> None:
 def test_the_card_tells_data_objective_numbers_and_licence(tmp_path):
     trial = tmp_path / "study" / "ct-0123456789"
     checkpoint = made(trial, NETS["mlp"], (1, 8, 8))
+    (trial / "config.yaml").write_text("seed: 0\n")
     sha256 = read_checkpoint_facts(checkpoint).weights_sha256
     measured(trial / "evaluations", sha256)
     measured(trial / "evaluations", "c" * 64, 99.5)  # of other weights
@@ -103,7 +104,7 @@ def test_where_weights_really_come_from_survives_a_detour(tmp_path):
     assert "far.pkl (edm), SHA-256 dddd" in text
     assert "cmray did not train it" in text
     told = good(here("import", "safetensors", tmp_path / "out", "--out", tmp_path / "back", "--json")).json
-    assert told["origin"] == meta["origin"]
+    assert told["origin"] == {**meta["origin"], "data_known": True}
 
 
 def test_damaged_folders_are_refused_in_one_line(tmp_path):

@@ -8,29 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from notebooks import code_cells, is_clean
 from report_factory import experiment, figure_three, trial, write
 
 REPO = Path(__file__).resolve().parents[2]
 NOTEBOOK = REPO / "analysis" / "experiment.ipynb"
 
-#: as a notebook does it: cells share a namespace, and the value of a last expression is shown
 RUN = """
-import ast, json, sys
+import json, sys
+from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
-
-namespace, shown = {}, {}
-for cell in json.load(open(sys.argv[1]))["cells"]:
-    if cell["cell_type"] != "code":
-        continue
-    tree = ast.parse("".join(cell["source"]), cell["id"])
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, cell["id"], "exec"), namespace)
-    if last is not None:
-        shown[cell["id"]] = eval(compile(ast.Expression(last.value), cell["id"], "eval"), namespace)
+from notebooks import execute
 
 told = {}
-for name, value in shown.items():
+for name, value in execute(Path(sys.argv[1])).items():
     if isinstance(value, pd.DataFrame):
         told[name] = json.loads(value.reset_index().to_json(orient="records"))
     elif isinstance(value, Figure):
@@ -49,7 +41,12 @@ def told(tmp_path_factory):
     write(storage, figure_three().model_copy(update={"name": "quickstart"}))
     for folder, solver in (("heun-l2-N=9", "heun"), ("euler-l2-N=18", "euler")):
         (storage / "fig3" / folder / "config.yaml").write_text(f"seed: 0\nobjective: {{solver: {solver}}}\n")
-    environment = {**os.environ, "CMRAY_STORAGE": str(storage), "MPLBACKEND": "Agg", "PYTHONPATH": str(REPO)}
+    environment = {
+        **os.environ,
+        "CMRAY_STORAGE": str(storage),
+        "MPLBACKEND": "Agg",
+        "PYTHONPATH": f"{REPO}:{REPO / 'tests'}",
+    }
     ran = subprocess.run(
         [sys.executable, "-c", RUN, NOTEBOOK], capture_output=True, text=True, env=environment, timeout=120, cwd=storage
     )
@@ -73,9 +70,8 @@ def test_the_notebook_shows_the_experiment_it_opened(told):
 def test_the_notebook_is_kept_without_outputs_and_opens_in_three_lines():
     notebook = json.loads(NOTEBOOK.read_text())
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    lines = [line for line in code[0]["source"] if line.strip()]
+    assert is_clean(NOTEBOOK)
+    lines = [line for line in code_cells(NOTEBOOK)[0]["source"] if line.strip()]
     assert len(lines) == 3
     assert "cmray.load_experiment(" in lines[1]
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])

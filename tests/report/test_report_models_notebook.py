@@ -1,13 +1,12 @@
 """analysis/models.ipynb, executed cell by cell on a small experiment called quickstart."""
 
-import ast
-import json
 from pathlib import Path
 
 import matplotlib
 import pytest
 from cli_run import CD, EDM, good, here, write
 from matplotlib.figure import Figure
+from notebooks import execute, is_clean
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "analysis" / "models.ipynb"
 
@@ -22,20 +21,13 @@ def shown(tmp_path_factory):
     trial = good(here("train", file, "--storage", storage, "--tracking-uri", "none", "--json")).json["trial"]
     good(here("evaluate", trial, "--storage", storage, "--num-samples", 64, "--nfe", 1))
     good(here("search", trial, "--storage", storage, "--num-samples", 64))
-    patch, values, namespace = pytest.MonkeyPatch(), {}, {}
+    patch = pytest.MonkeyPatch()
     patch.setenv("CMRAY_STORAGE", str(storage))
     patch.chdir(folder)
     backend = matplotlib.get_backend()
     matplotlib.use("Agg")
     try:
-        for cell in json.loads(NOTEBOOK.read_text())["cells"]:
-            if cell["cell_type"] != "code":
-                continue
-            tree = ast.parse("".join(cell["source"]), cell["id"])
-            last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-            exec(compile(tree, cell["id"], "exec"), namespace)
-            if last is not None:
-                values[cell["id"]] = eval(compile(ast.Expression(last.value), cell["id"], "eval"), namespace)
+        values = execute(NOTEBOOK)
     finally:
         patch.undo()
         matplotlib.use(backend)
@@ -59,7 +51,4 @@ def test_every_cell_shows_what_it_is_about(shown):
 
 
 def test_it_is_kept_without_outputs():
-    notebook = json.loads(NOTEBOOK.read_text())
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    assert is_clean(NOTEBOOK)

@@ -26,7 +26,7 @@ class EDM(Source):
         if not isinstance(outer, Record):
             keys = f", but: {', '.join(map(str, held))}" if isinstance(held, Mapping) else ""
             raise CheckpointError(f"{path} is not a network snapshot of NVlabs/edm: it holds no network 'ema'{keys}")
-        inner = (outer["_modules"] or {}).get("model")
+        inner = outer.mapping("_modules").get("model")
         if outer.kind != "EDMPrecond":
             raise CheckpointError(f"{path} holds a network in {outer.kind}; cmray samples those in EDMPrecond")
         if not isinstance(inner, Record) or inner.kind not in ("SongUNet", "DhariwalUNet"):
@@ -73,8 +73,8 @@ def _positive(value: Any) -> bool:
 
 def _dropout(inner: Record) -> float:
     """Of its first block, for training on; 0 where the file does not tell."""
-    encoder = (inner["_modules"] or {}).get("enc")
-    for block in ((encoder["_modules"] or {}) if isinstance(encoder, Record) else {}).values():
+    encoder = inner.mapping("_modules").get("enc")
+    for block in (encoder.mapping("_modules") if isinstance(encoder, Record) else {}).values():
         value = block["dropout"] if isinstance(block, Record) else None
         if isinstance(value, int | float) and 0 <= value < 1:
             return float(value)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from cmray.config.checkpoint_facts import Origin
 from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError
-from cmray.exchange.base import Foreign, Source, compare, meta_net, sources
+from cmray.exchange.base import Foreign, Source, as_float32, compare, meta_net, sources
 from cmray.exchange.card import card_fields
 from cmray.exchange.files import read_json
 
@@ -31,6 +31,7 @@ class Safetensors(Source):
             run = RunConfig.model_validate(told["run"])
             shape = tuple(int(side) for side in told["shape"])
             classes = int(told["num_classes"])
+            step, nimg = int(told.get("step", 0)), int(told.get("nimg", 0))
             origin = Origin.model_validate(told["origin"]) if told.get("origin") else None
             assert len(shape) == 3
         except (KeyError, TypeError, ValueError, AssertionError, ValidationError) as error:
@@ -41,7 +42,11 @@ class Safetensors(Source):
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path / WEIGHTS} cannot be read: {error}") from None
         net = meta_net(run.net, shape, classes, path)
+        state = as_float32(state, path / WEIGHTS)
         compare(state, net.state_dict(), path / WEIGHTS)
-        licence = card_fields(path / "README.md").get("license")
-        weights = path / WEIGHTS
-        return Foreign(run.net, state, shape, classes, weights, run=run, licence=licence, origin=origin)
+        told_licence = card_fields(path / "README.md").get("license")
+        licence = told_licence if isinstance(told_licence, str) else None
+        return Foreign(
+            run.net, state, shape, classes, path / WEIGHTS,
+            run=run, licence=licence, origin=origin, step=step, nimg=nimg,
+        )  # fmt: skip
