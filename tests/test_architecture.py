@@ -27,6 +27,7 @@ PLAIN = [
     "theory",
     "report",
     "exchange",
+    "studio",
 ]
 
 IMPORT_ALL = """

@@ -21,6 +21,7 @@ from cmray.cli import (
     report,
     sample,
     search,
+    studio,
     sweep,
     theory,
     train,
@@ -63,6 +64,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("search")(search.search)
 app.command("sample")(sample.sample)
 app.command("edit")(edit.edit)
+app.command("studio")(studio.studio)
 app.command("report")(report.report)
 app.command("import")(exchange.import_)
 app.command("export")(exchange.export)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from cmray.engine.results import Subject
 from cmray.engine.searched import SearchedTimes, Times, name_of, sampler_for, searched_times
 from cmray.objectives import Kind
 from cmray.samplers import Moment, Sampler
+
+if TYPE_CHECKING:
+    from cmray.engine.edit import Result
 
 
 class TrainedModel:
@@ -263,6 +266,27 @@ class TrainedModel:
         Raises:
             CmrayError: an unknown task or option, or what does not fit the model.
         """
+        results = self.edits(task, images, num=num, labels=labels, seed=seed, steps=steps, times=times, **options)
+        out = torch.stack([result.image for result in results])
+        out = out.unflatten(0, (1 + results[-1].row.group, -1))
+        return to_pixels(out) if uint8 else out
+
+    def edits(
+        self,
+        task: str,
+        images: Tensor | np.ndarray | None = None,
+        *,
+        num: int | None = None,
+        labels: int | Sequence[int] | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        times: Sequence[float] | None = None,
+        **options: Any,
+    ) -> list[Result]:
+        """The results of `edit` one by one, each with what the model was shown, its levels and how well it kept that.
+
+        Arguments and errors as in `edit`; by image, then by seed, then by level or frame.
+        """
         from cmray.engine.edit import edit, make_task
 
         if images is not None:
@@ -277,10 +301,7 @@ class TrainedModel:
             None if steps is None else whole("steps", steps),
             None if times is None else reals("times", times),
         )
-        results.sort(key=lambda result: (result.row.group, result.row.seed))  # stable: levels and frames stay in order
-        out = torch.stack([result.image for result in results])
-        out = out.unflatten(0, (1 + results[-1].row.group, -1))
-        return to_pixels(out) if uint8 else out
+        return sorted(results, key=lambda result: (result.row.group, result.row.seed))  # stable: levels stay in order
 
     # its arguments
 

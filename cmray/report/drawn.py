@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cmray.config.run import RunConfig
 from cmray.core.precond import to_pixels
 from cmray.engine.drawing import Drawing, Parts
 from cmray.engine.model import Model
 from cmray.report.grids import image_grid
-from cmray.report.trajectory import animation, strip
-from cmray.samplers import Sampler
+from cmray.report.trajectory import Level, animation, strip
+from cmray.samplers import Moment, Sampler
 
 #: pixels of a cell at least, for its caption
 _CELL = 48
@@ -38,18 +39,22 @@ def write_trajectory(model: Model, sampler: Sampler, drawing: Drawing, places: r
     given = drawing.given(places)
     labels = None if given is None else torch.tensor(given, dtype=torch.int64)
     moments, images = model.trajectory(sampler, drawing.seeds(places), labels)
-    data = model.run.noise.sigma_data or 0.5
-
-    def in_range(x: torch.Tensor, sigma: float) -> np.ndarray:
-        """With its noise brought down to the range of images."""
-        return to_pixels(x * data / (sigma**2 + data**2) ** 0.5).numpy()
-
-    levels = [(m.sigma, in_range(m.noisy, m.sigma), to_pixels(m.said).numpy()) for m in moments]
+    levels = levels_of(model.run, moments)
     names, pixels = list(_names(drawing, places)), to_pixels(images).numpy()
     if path.suffix.lower() == ".gif":
         animation(levels, pixels, path, names)
     else:
         strip(levels, pixels, path, [f"seed {name}" for name in names], title)
+
+
+def levels_of(run: RunConfig, moments: Sequence[Moment]) -> list[Level]:
+    """A trajectory in pixels, noisy states with their noise brought down to the range of images."""
+    data = run.noise.sigma_data or 0.5
+
+    def in_range(x: torch.Tensor, sigma: float) -> np.ndarray:
+        return to_pixels(x * data / (sigma**2 + data**2) ** 0.5).numpy()
+
+    return [(m.sigma, in_range(m.noisy, m.sigma), to_pixels(m.said).numpy()) for m in moments]
 
 
 def _names(drawing: Drawing, places: range) -> Iterator[str]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cmray.core.files import beside
 from cmray.report.grids import grid_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 #: levels of a strip, frames of an animation; of more, evenly spread ones are shown, the first and the last among them
 MOST_LEVELS, MOST_FRAMES = 12, 60
@@ -21,7 +25,17 @@ Level = tuple[float, np.ndarray, np.ndarray]
 
 
 def strip(levels: Sequence[Level], images: np.ndarray, path: Path, names: Sequence[str], title: str) -> Path:
-    """A PNG with two rows an image, the noisy state and the network's answer; a column a level, the image last.
+    """Writes a `strip_picture` as a PNG."""
+    picture = strip_picture(levels, images, names, title)
+    with beside(path) as tmp:
+        picture.save(tmp, format="PNG")
+    return path
+
+
+def strip_picture(
+    levels: Sequence[Level], images: np.ndarray, names: Sequence[str], title: str | None = None
+) -> Picture:
+    """Two rows an image, the noisy state and the network's answer; a column a level, the image last.
 
     Args:
         levels: in the order in which they were visited.
@@ -35,7 +49,7 @@ def strip(levels: Sequence[Level], images: np.ndarray, path: Path, names: Sequen
         cells += [said[k] for _, _, said in shown] + [images[k]]
         rows += [f"{name}, noisy", "network"]
     captions = ([_sigma(level[0]) for level in shown] + ["sample"]) * len(rows)
-    picture = grid_picture(
+    return grid_picture(
         np.stack(cells),
         columns=len(shown) + 1,
         scale=_scale(images),
@@ -43,15 +57,12 @@ def strip(levels: Sequence[Level], images: np.ndarray, path: Path, names: Sequen
         row_labels=rows,
         title=title,
     )
-    with beside(path) as tmp:
-        picture.save(tmp, format="PNG")
-    return path
 
 
 def animation(levels: Sequence[Level], images: np.ndarray, path: Path, names: Sequence[str]) -> Path:
     """A GIF that never ends: a frame a level, noisy states above what the network says of them; the images last.
 
-    Arguments as in `strip`.
+    Arguments as in `strip_picture`.
     """
     from PIL import Image
 

@@ -18,6 +18,7 @@ COMMANDS = [
     "export",
     "report",
     "theory",
+    "studio",
     "ui",
     "doctor",
     "features train",
@@ -65,7 +66,7 @@ def test_every_command_has_an_example_that_names_it(command):
     ran = good(here(*command.split(), "--help"))
     text = " ".join(ran.out.split())
     assert f"Example: cmray {command}" in text
-    assert "--json" in text or command == "ui"
+    assert "--json" in text or command in ("studio", "ui")
 
 
 @pytest.mark.parametrize("command", ["", "data", "jobs"])
