@@ -139,7 +139,7 @@ def peer(file: Path, storage: Path) -> None:
 
     def worker(config: dict[str, Any]) -> None:
         spec = config["spec"]
-        run_trial(spec, ray.get(config["data"][0]), TrainSession(Path(spec.folder)))
+        run_trial(spec, ray.get(config["data"][0]), TrainSession(Path(spec.folder), Path(spec.folder) / "room"))
 
     def trial(config: dict[str, Any], data: list[Any], scratch: str) -> None:
         trainer = TorchTrainer(

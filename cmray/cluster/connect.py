@@ -22,6 +22,9 @@ from cmray.cluster.address import use_token
 from cmray.cluster.resources import DATA_CPUS, Capacity
 from cmray.core.errors import DataError
 
+#: how long a worker may take to say whether it was started with tokens
+TOKEN_SECONDS = 60
+
 
 def local_capacity() -> Capacity:
     """This machine's cores, and its GPUs where torch sees any."""
@@ -103,6 +106,7 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
                 ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ClusterError(_why_not(address, error)) from None
+            _check_tokens(address)
             alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             store = min((have.get("object_store_memory", 0.0) for have in alive), default=0.0)
             check_room(resident_bytes, store, "the object store of a node of the cluster has {}")
@@ -113,6 +117,30 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGTERM, before)  # Ray's own handler prints a stack trace
         yield capacity
+
+
+def _check_tokens(address: str) -> None:
+    """Raises ClusterError where this process wants tokens of workers that have none: Ray Train would fail much later,
+    with the words "Missing authorization header" of an actor that died."""
+    import ray
+    from ray.exceptions import GetTimeoutError
+
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return
+    theirs = ray.remote(num_cpus=0)(_auth_mode)
+    try:
+        mode = ray.get(theirs.remote(), timeout=TOKEN_SECONDS)
+    except GetTimeoutError:  # no node has come yet
+        return
+    if mode != "token":
+        raise ClusterError(
+            f"the cluster at {address} was started without tokens, but this process has one (~/.ray/auth_token or "
+            f"RAY_AUTH_TOKEN); export RAY_AUTH_MODE=disabled here, or start the cluster with RAY_AUTH_MODE=token"
+        )
+
+
+def _auth_mode() -> str | None:
+    return os.environ.get("RAY_AUTH_MODE")
 
 
 def _why_not(address: str, error: Exception) -> str:

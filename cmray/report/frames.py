@@ -90,7 +90,7 @@ class ExperimentFrames:
 def load_frames(name: str, storage: str | PathLike[str] | None = None) -> ExperimentFrames:
     """The frames of an experiment; see `cmray.load_experiment`, which is this."""
     given = named_storage(storage)
-    place = Path(given).expanduser()
+    place = Path(given).expanduser().absolute()
     if "://" in given:  # what the object store has is fetched first; imports torch
         from cmray.engine.remote import mount
         from cmray.engine.remote_sync import refresh
