@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,16 @@ from cmray.core.errors import CmrayError
 
 #: where a head's job server listens, as seen from the head itself or through `ssh -L 8265:127.0.0.1:8265`
 JOB_SERVER = "http://127.0.0.1:8265"
+
+
+#: where Ray notes the address of what was started last on a machine, which auto means
+_LAST_STARTED = Path("/tmp/ray/ray_current_cluster")
+#: what a stranger does: asks the cluster for its keys
+_STRANGER = """
+import sys
+from ray._raylet import GcsClient
+GcsClient(address=sys.argv[1]).internal_kv_keys(b"", namespace=None, timeout=10)
+"""
 
 
 class ClusterError(CmrayError):
@@ -103,14 +114,31 @@ def is_node(processes: Path = Path("/proc")) -> bool:
     return False
 
 
-def use_token() -> None:
-    """Token mode where a token is at hand and RAY_AUTH_MODE does not say otherwise.
+def use_token(address: str | None = None) -> None:
+    """Token mode where a token is at hand, and RAY_AUTH_MODE does not say otherwise.
 
     Ray reads the setting once, when it is imported, so a program that has imported it before decides for itself.
+
+    Args:
+        address: HOST:PORT or auto. A cluster that was started without tokens is joined without one: its workers would
+            have none to show to this process.
     """
     if "ray" in sys.modules or "RAY_AUTH_MODE" in os.environ:
         return
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     file = Path(named) if named else Path("~/.ray/auth_token").expanduser()
     if os.environ.get("RAY_AUTH_TOKEN") or file.is_file():
-        os.environ["RAY_AUTH_MODE"] = "token"
+        asked = _LAST_STARTED.read_text().strip() if address == "auto" and _LAST_STARTED.is_file() else address
+        open_to_all = asked is not None and re.fullmatch(r"\S+:\d+", asked) and stranger_is_let_in(asked)
+        os.environ["RAY_AUTH_MODE"] = "disabled" if open_to_all else "token"
+
+
+def stranger_is_let_in(address: str) -> bool:
+    """Whether the cluster at HOST:PORT answers somebody without a token. Takes a second, in a process of its own."""
+    without = {k: v for k, v in os.environ.items() if k not in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")}
+    words = [sys.executable, "-c", _STRANGER, address]
+    try:
+        done = subprocess.run(words, env={**without, "RAY_AUTH_MODE": "disabled"}, capture_output=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0

@@ -79,8 +79,8 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
     if address is None:
         keep_others_out()
     else:
-        use_token()
         check_reachable(address)
+        use_token(address)
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
