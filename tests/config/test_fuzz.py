@@ -188,13 +188,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 def planned_or_told(path: Path, overrides: list[str], storage: Path) -> bool:
-    """Whether it plans; asserts that it is told in one line otherwise."""
-    told = None
+    """Whether it plans; asserts that it is told in one line otherwise, and that nothing is begun or written."""
+    told, before = None, sorted(storage.rglob("*"))
     try:
         plan_experiment(path, overrides, storage)
     except CmrayError as error:
         told = str(error)
     assert told is None or len(told.splitlines()) == 1, repr(told)
+    assert sorted(storage.rglob("*")) == before
     return told is None
 
 
@@ -227,6 +228,21 @@ def test_the_files_that_are_mutated_are_valid(folder, file):
 @example(file="ict", changes=[("replace", ("objective", "distance"), "", {"name": "lpips", "weights": "~x" * 300})])
 def test_a_mutated_file_plans_or_is_told(folder, file, changes):
     path = folder / "fuzz.yaml"
+    path.write_text(yaml.safe_dump(mutated(FILES[file], changes), allow_unicode=True), encoding="utf-8")
+    planned_or_told(path, [], folder / "storage")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(
+    max_examples=1000,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(file=st.sampled_from(sorted(FILES)), changes=mutations)
+def test_a_thousand_mutated_files_plan_or_are_told(folder, file, changes):
+    path = folder / "thousand.yaml"
     path.write_text(yaml.safe_dump(mutated(FILES[file], changes), allow_unicode=True), encoding="utf-8")
     planned_or_told(path, [], folder / "storage")
 

@@ -1,25 +1,45 @@
-"""A token at hand, and a cluster that was started without."""
+"""Tokens and other secrets: whom they keep out, and where they are never found."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from cli_run import CD, EDM, apart, good, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+#: what a shell may hold, each with a value that can be found
+PLANTED = {
+    "AWS_SECRET_ACCESS_KEY": "planted-aws-4242",
+    "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-4242",
+    "MLFLOW_TRACKING_TOKEN": "planted-tracking-4242",
+    "HF_TOKEN": "planted-hub-4242",
+    "RAY_AUTH_TOKEN": "planted-ray-4242" + "f" * 48,
+}
 
-def test_a_token_of_another_cluster_keeps_nobody_out(tmp_path, cluster):
+
+def study_in(folder: Path) -> Path:
+    write(folder / "teacher.yaml", EDM, resources={"workers": 2})  # under Ray Train, the second half under Tune
+    panels = {"N": {"grid": {"objective.num_sigmas": [5]}}}
+    return write(folder / "study.yaml", CD, teacher={"experiment": "teacher.yaml"}, panels=panels)
+
+
+def test_a_token_of_another_cluster_keeps_nobody_out_and_no_secret_is_kept(tmp_path, cluster):
     for _ in range(2):
         cluster.do("add", cpus=2)
-    write(tmp_path / "teacher.yaml", EDM, resources={"workers": 2})  # Ray Train is where it used to break
-    panels = {"N": {"grid": {"objective.num_sigmas": [5]}}}
-    file = write(tmp_path / "study.yaml", CD, teacher={"experiment": "teacher.yaml"}, panels=panels)
-    words = ("sweep", file, "--storage", tmp_path / "storage", "--tracking-uri", "none", "--address", cluster.address)
-    token = {"RAY_AUTH_TOKEN": "f" * 64}
-    refused = apart(tmp_path / "refused", *words, **token, RAY_AUTH_MODE="token")
+    words = ("sweep", study_in(tmp_path), "--storage", tmp_path / "storage", "--address", cluster.address)
+    refused = apart(tmp_path / "refused", *words, **PLANTED, RAY_AUTH_MODE="token")
     assert refused.code == 2
     assert "started without tokens" in refused.err
     assert "RAY_AUTH_MODE=disabled" in refused.err
     assert not (tmp_path / "storage" / "study" / "report").exists()
-    good(apart(tmp_path / "joined", *words, **token))
-    assert (tmp_path / "storage" / "study" / "report" / "table.csv").is_file()
+    joined = good(apart(tmp_path / "joined", *words, **PLANTED))
+    report = tmp_path / "storage" / "study" / "report"
+    assert (report / "table.csv").is_file()
+    assert (tmp_path / "storage" / "mlflow.db").is_file()
+    searched = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert report / "report.html" in searched
+    for secret in PLANTED.values():
+        assert secret not in refused.out + refused.err + joined.out + joined.err
+        assert [file for file in searched if secret.encode() in file.read_bytes()] == []
