@@ -1,8 +1,8 @@
-"""What `cmray evaluate` and `cmray search` share: options, the model, the reference, and a place to work."""
+"""What commands that run models share: options, the model, the reference, threads, and a place to work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +12,13 @@ import typer
 from cmray.cli.console import errors
 
 if TYPE_CHECKING:
+    from cmray.config.checkpoint_facts import CheckpointFacts
     from cmray.engine.evaluator import Pool
     from cmray.engine.references import Against
     from cmray.engine.results import Reference, Subject
+
+#: bytes of weights of a small network
+ONE_THREAD_BELOW = 8 << 20
 
 Metric = Annotated[
     str,
@@ -31,6 +35,25 @@ Parallel = Annotated[
     ),
 ]
 Actors = Annotated[int, typer.Option("--parallel", min=1, metavar="N", help="Ray actors; 1 works in this process.")]
+
+
+def set_threads(models: Sequence[tuple[Path, CheckpointFacts, str | None]]) -> None:
+    """One CPU thread where all networks are small, else all: on a busy machine waking others took 50 times as long.
+
+    Args:
+        models: a checkpoint, its manifest, and the weights that are used, each.
+    """
+    import torch
+
+    from cmray.engine.model import weights_file
+    from cmray.engine.remote import fetch_checkpoint
+    from cmray.engine.session import prepare_process
+
+    sizes = []
+    for checkpoint, facts, weights in models:
+        fetch_checkpoint(checkpoint)  # where the storage is in an object store
+        sizes.append((checkpoint / weights_file(facts, weights, checkpoint)).stat().st_size)
+    prepare_process(1 if max(sizes) < ONE_THREAD_BELOW else torch.get_num_threads())
 
 
 def subject_of(run: str, storage: Path, tracking_uri: str | None, weights: str | None = None) -> Subject:

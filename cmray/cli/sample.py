@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmray.cli.console import errors, print_json, say
-from cmray.cli.measuring import Actors, subject_of, working
+from cmray.cli.measuring import Actors, set_threads, subject_of, working
 from cmray.cli.options import (
     DEFAULT_STORAGE,
     Address,
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 NUM, GRID_MOST, SHOWN = 64, 4096, 8
 #: below so many images Ray takes longer to start than this process to draw them
 RAY_FROM = 1024
-#: bytes of weights
-ONE_THREAD_BELOW = 8 << 20
 
 
 def sample(
@@ -113,7 +111,7 @@ def sample(
     how = sampler_for(who, nfe, levels, named)
     drawing = _drawing(who, facts, how, seed, num, labels)
     progress = Progress(errors)
-    _set_threads(who, facts)
+    set_threads([(who.checkpoint, facts, who.weights)])
     try:
         if trajectory is not None:
             _write_trajectory(who, how, drawing, trajectory)
@@ -195,19 +193,6 @@ def _place(drawing: Drawing, parallel: int, address: str | None, progress: Any) 
     from cmray.engine.session import default_device
 
     return nullcontext(InlinePool(default_device(), one_thread=False))
-
-
-def _set_threads(who: Subject, facts: CheckpointFacts) -> None:
-    """One CPU thread for a small network, else all: on a busy machine waking others took 50 times as long as it."""
-    import torch
-
-    from cmray.engine.model import weights_file
-    from cmray.engine.remote import fetch_checkpoint
-    from cmray.engine.session import prepare_process
-
-    fetch_checkpoint(who.checkpoint)  # where the storage is in an object store
-    size = (who.checkpoint / weights_file(facts, who.weights, who.checkpoint)).stat().st_size
-    prepare_process(1 if size < ONE_THREAD_BELOW else torch.get_num_threads())
 
 
 def _told(progress: Any, run: str) -> Callable[[int, int], None]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmray.cli.console import errors, say
-from cmray.cli.options import DEFAULT_STORAGE, Storage, TrackingUri, command
-from cmray.cli.sample import ONE_THREAD_BELOW
+from cmray.cli.measuring import set_threads
+from cmray.cli.options import DEFAULT_STORAGE, Storage, TrackingUri, Weights, command
 
 if TYPE_CHECKING:
-    from cmray.studio.shelf import Place, Shelf
+    from cmray.studio.shelf import Place
 
 
 def studio(
@@ -34,9 +34,7 @@ def studio(
         ),
     ] = None,
     no_open: Annotated[bool, typer.Option("--no-open", help="Only print the address; open no browser.")] = False,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="'student' or 'ema RATE'; default the first EMA.")
-    ] = None,
+    weights: Weights = None,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
 ) -> None:
@@ -58,7 +56,7 @@ def studio(
     places = [place for text in runs for place in _meant(text, storage, tracking_uri)]
     shelf = open_shelf(places, storage, weights, lambda words: command(*words, storage=storage))
     chosen = free_port(port)
-    _set_threads(shelf)
+    set_threads([(entry.checkpoint, entry.facts, shelf.weights) for entry in shelf.entries.values()])
 
     def ready(address: str) -> None:
         models = f"{len(shelf.names)} models" if len(shelf.names) > 1 else shelf.names[0]
@@ -95,22 +93,6 @@ def _meant(text: str, storage: Path, tracking_uri: str | None) -> list[Place]:
         trials = []
     label = next((trial.label for trial in trials if trial.folder == found.folder), "")
     return [Place(found.folder, found.checkpoint, label)]
-
-
-def _set_threads(shelf: Shelf) -> None:
-    """One CPU thread where all networks are small, as in `cmray sample`."""
-    import torch
-
-    from cmray.engine.model import weights_file
-    from cmray.engine.remote import fetch_checkpoint
-    from cmray.engine.session import prepare_process
-
-    sizes = []
-    for entry in shelf.entries.values():
-        fetch_checkpoint(entry.checkpoint)  # where the storage is in an object store
-        file = entry.checkpoint / weights_file(entry.facts, shelf.weights, entry.checkpoint)
-        sizes.append(file.stat().st_size)
-    prepare_process(1 if max(sizes) < ONE_THREAD_BELOW else torch.get_num_threads())
 
 
 def _has_screen() -> bool:

@@ -112,8 +112,12 @@ def sampler_for(
 
 def name_of(who: Subject) -> str:
     """EXPERIMENT/TRIAL; of a bare checkpoint its folder."""
-    bare = who.folder == who.checkpoint
-    return str(who.checkpoint) if bare else f"{who.folder.parent.name}/{who.folder.name}"
+    return name_at(who.folder, who.checkpoint)
+
+
+def name_at(folder: Path, checkpoint: Path) -> str:
+    """`name_of` a model by its places."""
+    return str(checkpoint) if folder == checkpoint else f"{folder.parent.name}/{folder.name}"
 
 
 def _best(found: Sequence[tuple[Search, Evaluation | None]]) -> SearchedTimes:

@@ -126,12 +126,13 @@ def open_shelf(
         CheckpointError: a checkpoint is damaged, or lacks the weights.
     """
     from cmray.engine.model import weights_file
+    from cmray.engine.searched import name_at
 
     entries: dict[str, Entry] = {}
     for folder, checkpoint, label in places:
         facts = read_checkpoint_facts(checkpoint)
         weights_file(facts, weights, checkpoint)
-        name = str(checkpoint) if folder == checkpoint else f"{folder.parent.name}/{folder.name}"
+        name = name_at(folder, checkpoint)
         entries.setdefault(name, Entry(name, label, folder, checkpoint, facts, facts.run))
     return Shelf(list(entries.values()), storage, weights, command)
 
