@@ -100,6 +100,11 @@ def closed_port() -> int:
         return probe.getsockname()[1]
 
 
+def shell() -> dict[str, str]:
+    """The environment of a shell, without the token that a sweep in this process has made for its own Ray."""
+    return {k: v for k, v in os.environ.items() if k not in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+
+
 class Running:
     """`cmray ARGUMENTS` as a process. Use it in a with block: nothing of it outlives the block."""
 
@@ -113,7 +118,7 @@ class Running:
                 stdout=out,
                 stderr=err,
                 cwd=folder,
-                env={**os.environ, **environment},
+                env={**shell(), **environment},
                 start_new_session=True,  # a process group of its own, as a shell gives it
             )
         self._family = {psutil.Process(self.process.pid)}

@@ -17,8 +17,9 @@ from typing import Any
 
 from cmray.cluster.address import ClusterError as ClusterError
 from cmray.cluster.address import check_reachable as check_reachable
+from cmray.cluster.address import environment, use_token
 from cmray.cluster.address import ray_address as ray_address
-from cmray.cluster.address import use_token
+from cmray.cluster.preemption import SWITCH
 from cmray.cluster.resources import DATA_CPUS, Capacity
 from cmray.core.errors import DataError
 
@@ -93,7 +94,7 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
             # a dataset is in the store up to twice: Ray Data's blocks, and the copy that trials map
             store = max(128 * 2**20, 2 * resident_bytes + 128 * 2**20)
             # nobody takes this machine away: a process less to start for each run with several workers
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+            stack.enter_context(environment(SWITCH, os.environ.get(SWITCH, "0")))
             ray.init(
                 address="local",
                 num_cpus=int(capacity.cpus),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import shlex
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import cmray
-from cmray.cluster.address import ClusterError, job_server, use_token
+from cmray.cluster.address import ClusterError, environment, job_server, use_token
 from cmray.config.bundle import Bundle
 from cmray.config.identity import content_hash
 from cmray.core.errors import CmrayError, nearest
@@ -112,7 +111,8 @@ class Jobs:
                 "_private.runtime_env.packaging",
             ):
                 logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)  # they tell of every package they send
-            with _only_address(self.url):
+            # Ray prefers its environment to the address that it is given
+            with environment("RAY_API_SERVER_ADDRESS", self.url):
                 self._client = JobSubmissionClient(self.url)
 
     def submit(self, request: Request) -> tuple[Job, bool]:
@@ -267,18 +267,3 @@ def _job(details: Any) -> Job:
         entrypoint=details.entrypoint or "",
         **facts,
     )
-
-
-@contextmanager
-def _only_address(url: str) -> Iterator[None]:
-    """Ray prefers its environment to the address that it is given."""
-    name = "RAY_API_SERVER_ADDRESS"
-    before = os.environ.get(name)
-    os.environ[name] = url
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,12 +43,20 @@ def save_checkpoint(folder: Path, parts: Parts, facts: CheckpointFacts, keep: in
             facts = facts.model_copy(update={"files": files})
             write_atomic(tmp / META, facts.model_dump_json(indent=1))
             if final.exists():  # a damaged one that was skipped, or the same step once more
-                shutil.rmtree(final)
+                _remove(final)
     except (OSError, SafetensorError) as error:
         raise _unwritten(folder, facts.step, error) from error
     for _, old in checkpoints(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove(old)
     return final
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint whole: a process that is killed here leaves nothing that looks like a damaged one."""
+    gone = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _unwritten(folder: Path, step: int, error: OSError | SafetensorError) -> StorageError:

@@ -84,6 +84,24 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_save(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000004"]
 
 
+def test_a_process_killed_while_it_removes_leaves_nothing_that_looks_damaged(tmp_path, monkeypatch):
+    """The old one, and that of the same step, are out of sight before the first of their files goes."""
+
+    def killed(folder, **_):
+        (folder / META).unlink(missing_ok=True)
+
+    for step in (1, 2):
+        save_checkpoint(tmp_path, parts(), facts(step), keep=2)
+    monkeypatch.setattr("cmray.engine.checkpoint.shutil.rmtree", killed)
+    for step in (3, 3):
+        save_checkpoint(tmp_path, parts(), facts(step), keep=2)
+    monkeypatch.undo()
+    assert [f.step for f, _ in checkpoints(tmp_path, pytest.fail)] == [3, 2]
+    assert len(list(tmp_path.iterdir())) == 4, "two were to be removed"
+    save_checkpoint(tmp_path, parts(), facts(4), keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
 def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

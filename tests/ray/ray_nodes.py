@@ -7,12 +7,11 @@ The head has no CPUs, as in cluster.yaml, so that nothing trains on it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 os.environ.update(
@@ -28,6 +27,7 @@ os.environ.update(
 import psutil
 import ray
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 STORE = 128 * 2**20
 
@@ -48,7 +48,7 @@ class Nodes:
         found = []
         for kind in self.nodes[node].all_processes.values():
             for info in kind:
-                if psutil.pid_exists(info.process.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):  # a node that is drained ends by itself
                     process = psutil.Process(info.process.pid)
                     found += [process, *process.children(recursive=True)]
         return found
@@ -66,14 +66,12 @@ class Nodes:
                 continue
 
     def drain(self, node: int, seconds: int) -> None:
-        """What a cloud's notice becomes."""
-        ray_command = Path(sys.executable).with_name("ray")
-        subprocess.run(
-            [ray_command, "drain-node", "--address", self.cluster.address, "--node-id", self.nodes[node].node_id,
-             "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds",
-             str(seconds)],
-            check=True, capture_output=True, timeout=60,
-        )  # fmt: skip
+        """What a cloud's notice becomes: `ray drain-node`, without the seconds that a command takes to start."""
+        client = ray._raylet.GcsClient(address=self.cluster.address)
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        until = time.time_ns() // 1_000_000 + 1000 * seconds
+        accepted, why_not = client.drain_node(self.nodes[node].node_id, reason, "spot", until)
+        assert accepted, why_not
 
     def left(self) -> list[str]:
         """Actors and placement groups that are not gone, but for those that Ray Data keeps for good."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from cli_run import CT, apart, good, here, write
 
 from cmray.cluster.connect import connected
 from cmray.cluster.data import stream_units
+from cmray.cluster.preemption import SWITCH
 from cmray.cluster.prepare import _RayMapper
 from cmray.core.errors import DataError
 from cmray.datasets import datasets
@@ -32,9 +34,11 @@ from cmray.tracking.events import read_events
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[None]:
-    children = set(psutil.Process().children(recursive=True))
+    children, watcher = set(psutil.Process().children(recursive=True)), os.environ.get(SWITCH)
     with connected(None):
+        assert os.environ[SWITCH] == (watcher or "0"), "nobody takes this machine away"
         yield
+    assert os.environ.get(SWITCH) == watcher, "a cluster that is joined next has nodes that are taken away"
     _, alive = psutil.wait_procs(set(psutil.Process().children(recursive=True)) - children, timeout=20)
     assert not alive, f"Ray was shut down, but there is still {alive}"
 

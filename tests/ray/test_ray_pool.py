@@ -185,7 +185,8 @@ def test_a_command_joins_a_running_cluster_and_leaves_it_running(started, traine
     address = ray.get_runtime_context().gcs_address
     metrics = ("--metric", "fd/digits,recall/digits,is/digits,sfid/digits")
     more = ("--storage", storage, "--num-samples", 600, "--nfe", "1", *metrics, "--json")
-    joined = apart(tmp_path, "evaluate", trial, *more, "--address", address, "--parallel", 2)
+    token = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH_")}
+    joined = apart(tmp_path, "evaluate", trial, *more, "--address", address, "--parallel", 2, **token)
     assert joined.code == 0, joined.err
     assert ray.get(ray.remote(lambda: 1).remote()) == 1, "the cluster did not survive its guest"
     records = list((storage / trial / "evaluations").glob("*.json"))

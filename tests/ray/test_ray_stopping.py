@@ -85,8 +85,9 @@ def test_a_killed_sweep_keeps_its_decisions_and_a_stopped_trial_is_never_trained
             assert f"{trial['label']} at step {last.step} by asha" in " ".join(ran.err.split()).replace(
                 "was stopped ", ""
             )
-        (newest, *_) = sorted((read_checkpoint_facts(c).step for c in folder.glob("checkpoints/step-*")), reverse=True)
-        assert newest < STEPS
+        saved = [read_checkpoint_facts(c).step for c in folder.glob("checkpoints/step-*")]
+        assert saved or folder.name in before, "what this sweep stopped had the time to save"
+        assert all(step < STEPS for step in saved)
         assert read_events(folder / "events.jsonl")[-1].step < STEPS
         assert not (folder / "stop").exists()
     client = MlflowClient(uri)
