@@ -18,9 +18,10 @@ def shipped_experiments() -> dict[str, Path]:
     Raises:
         ConfigError: neither has any.
     """
-    tree = Path(cmray.__file__).resolve().parents[1] / "experiments"
-    if (tree / "quickstart.yaml").is_file():
-        return {str(path.relative_to(tree)): path for path in sorted(tree.rglob("*.yaml"))}
+    beside = Path(cmray.__file__).resolve().parents[1]
+    for tree in (beside / "experiments", beside / PLACE):  # the second after `pip install --target`
+        if (tree / "quickstart.yaml").is_file():
+            return {path.relative_to(tree).as_posix(): path for path in sorted(tree.rglob("*.yaml"))}
     found = {}
     for file in metadata.files("cmray") or []:
         _, place, name = file.as_posix().partition(PLACE)
