@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmray.cli.console import errors, output, print_json, say
-from cmray.cli.options import Address, Json
+from cmray.cli.options import Address, Json, OwnSet, fields_set
 
 if TYPE_CHECKING:
     from cmray.datasets import DatasetConfig
@@ -38,6 +38,7 @@ def prepare(
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="Part of the source: train (usual), test, val, ...")
     ] = None,
+    set_: OwnSet = None,
     size: Annotated[
         int | None, typer.Option("--size", metavar="PIXELS", help="Side of the images; needs --crop.", min=1)
     ] = None,
@@ -85,7 +86,7 @@ def prepare(
     from cmray.datasets.prepare import SKIPPED, Preparation
 
     given = {key: value for key, value in (("source", source), ("split", split)) if value is not None}
-    config = _dataset(name, given)
+    config = _dataset(name, fields_set(given, set_))
     options = {"crop": crop, "size": size, "channels": channels, "background": background, "encoding": encoding}
     _rule(config.usual_rule, options)  # options that contradict each other are told before anything is read
     with _downloading(name):
@@ -116,13 +117,23 @@ def _dataset(name: str, given: Mapping[str, Any]) -> DatasetConfig:
 
     fields = datasets.get(name).model_fields
     for key in given:
-        if key not in fields:
-            raise ConfigError(f"--{key} is given, but {name} comes with cmray and takes no {key}")
+        if key not in fields and key in ("source", "split"):
+            raise ConfigError(f"--{key} is given, but {name} comes with {_bringer(name)} and takes no {key}")
     try:
         return datasets.parse({"name": name, **given})
     except ValidationError as error:
         first = error.errors()[0]
+        if "key" in first.get("ctx", {}):  # of --set
+            raise ConfigError(f"{name} has no field '{first['ctx']['key']}'; {first['ctx']['hint']}") from None
         raise ConfigError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
+
+
+def _bringer(name: str) -> str:
+    from cmray.core.plugins import plugin_of
+    from cmray.datasets import datasets
+
+    plugin = plugin_of(datasets.get(name))
+    return plugin.key if plugin else "cmray"
 
 
 def _rule(usual: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

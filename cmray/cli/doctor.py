@@ -88,6 +88,7 @@ def _versions() -> list[Check]:
 
 def _plugins() -> list[Check]:
     from cmray.core.plugins import PluginError, announced
+    from cmray.core.registry import from_plugins
 
     try:
         found = announced()
@@ -98,9 +99,15 @@ def _plugins() -> list[Check]:
         name = f"plug-in {plugin.entry_point or plugin.module}"
         try:
             plugin.load()
-            checks.append(Check(name, True, f"{plugin.title}: {plugin.module}"))
         except PluginError as error:
-            checks.append(Check(name, False, str(error), "until then every command that looks for components fails"))
+            mend = "mend it: until then every command that looks for components ends with this"
+            checks.append(Check(name, False, str(error), mend))
+    if not checks:
+        brought = from_plugins()
+        for plugin in found:
+            what = ", ".join(f"{kind} {name}" for other, kind, name in brought if other == plugin)
+            told = f"{plugin.title}: {what or 'registers nothing'}"
+            checks.append(Check(f"plug-in {plugin.entry_point or plugin.module}", True, told))
     return checks
 
 

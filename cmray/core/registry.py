@@ -29,6 +29,9 @@ class ComponentConfig(Strict):
 
 C = TypeVar("C", bound=ComponentConfig)
 
+#: every registry of this process, as their modules are imported
+_made: list[Registry[Any]] = []
+
 
 class Registry(Generic[C]):
     """Named config classes of one kind, found lazily by importing the packages that hold them, then the plug-ins.
@@ -43,6 +46,7 @@ class Registry(Generic[C]):
         self._packages = tuple(packages)
         self._classes: dict[str, type[C]] = {}
         self._imported = False
+        _made.append(self)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator. Raises ValueError when `name` is taken by another class."""
@@ -107,6 +111,18 @@ class Registry(Generic[C]):
             package = importlib.import_module(package_name)
             for info in pkgutil.iter_modules(getattr(package, "__path__", [])):
                 importlib.import_module(f"{package_name}.{info.name}")
+
+
+def from_plugins() -> list[tuple[plugins.Plugin, str, str]]:
+    """(plug-in, kind, name) of every component that a plug-in brings. Raises PluginError."""
+    plugins.load()
+    found = []
+    for registry in _made:
+        for name, cls in registry._classes.items():  # a plug-in that joined a registry has imported it
+            plugin = plugins.plugin_of(cls)
+            if plugin is not None:
+                found.append((plugin, registry.kind, name))
+    return sorted(found, key=lambda each: (each[0].module, each[1], each[2]))
 
 
 def component(registry: Registry[Any], number: tuple[str, str] | None = None) -> Any:
