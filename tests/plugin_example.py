@@ -38,6 +38,5 @@ def environment(*folders: Path, **more: str) -> dict[str, str]:
 
 
 def python(cwd: Path, env: dict[str, str], *words: object, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
-    )  # fmt: skip
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)

@@ -190,7 +190,7 @@ class TrainState:
             **asdict(self.cost),
             shape=self.shape,
             num_classes=self.num_classes,
-            plugins=tuple(p.title for p in plugins_of(self.run)),
+            plugins=tuple(dict.fromkeys(p.title for p in plugins_of(self.run))),
             run_config=self.run.model_dump(mode="json"),
             files={},
             scalars=self.objective.schedule(max(0, self.step - 1)),
