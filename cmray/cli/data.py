@@ -123,8 +123,9 @@ def _dataset(name: str, given: Mapping[str, Any]) -> DatasetConfig:
         return datasets.parse({"name": name, **given})
     except ValidationError as error:
         first = error.errors()[0]
-        if "key" in first.get("ctx", {}):  # of --set
-            raise ConfigError(f"{name} has no field '{first['ctx']['key']}'; {first['ctx']['hint']}") from None
+        context = first.get("ctx", {})
+        if "key" in context:  # of --set
+            raise ConfigError(f"{name} has no field '{context['key']}'; {context['hint']}") from None
         raise ConfigError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
 
 

@@ -118,7 +118,8 @@ def _named(word: str) -> Plugin:
             raise PluginError(f"{VARIABLE} names {word}, which {what}")
         return Plugin(path.stem, file=path)
     module, _, package = word.partition("@")
-    return Plugin(module, *package.partition("==")[::2])
+    distribution, _, version = package.partition("==")
+    return Plugin(module, distribution, version)
 
 
 _lock = threading.RLock()
