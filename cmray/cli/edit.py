@@ -28,7 +28,9 @@ TASKS = ("colorize", "denoise", "inpaint", "interpolate", "stroke", "superres")
 
 def edit(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}; or a plug-in's.", show_default=False)],
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}; or a plug-in's.", show_default=False)
+    ],
     run: RunName,
     out: Annotated[
         Path,
