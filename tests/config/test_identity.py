@@ -95,7 +95,7 @@ BESIDE: dict[tuple[str, str], dict[str, Any]] = {
     **{
         ("objective", name): {"objective": {"name": name, "weight": "snr"}}
         for name, cls in objectives.classes().items()
-        if "weight_at" in cls.model_fields  # a level matters where the weight depends on it
+        if "weight_at" in cls.model_fields and name != "ct"  # a level matters to this weight; ct has it from FULL
     },
     ("objective", "ect"): {"objective": {"name": "ect", "stages": 2}},
     ("objective", "pd"): HALVING,
