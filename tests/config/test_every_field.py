@@ -24,6 +24,7 @@ from cmray.config.plan import Plan, plan_experiment
 from cmray.config.run import RunConfig
 from cmray.core import registry
 from cmray.core.grids import karras_sigmas
+from cmray.core.plugins import plugin_of
 from cmray.core.registry import ComponentConfig
 from cmray.core.rng import SampleNoise
 from cmray.core.strict import Strict
@@ -337,6 +338,7 @@ def test_no_field_of_any_config_is_without_a_test():
         for made in registry._made
         if made.kind not in of_runs and any(made is r for r in known_registries())
         for cls in made.classes().values()
+        if plugin_of(cls) is None
         for field in cls.model_fields
         if field != "name"
     }
