@@ -1,12 +1,15 @@
 """The house rules: imports go downward, everything below cluster/ works without ray and mlflow, files stay short."""
 
 import ast
+import json
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 REPO = Path(__file__).resolve().parents[1]
 PACKAGE = REPO / "cmray"
@@ -117,3 +120,22 @@ def test_ray_and_mlflow_are_imported_in_their_rooms_only():
 def test_a_file_can_be_read_in_one_sitting(path):
     lines = len(path.read_text().splitlines())
     assert lines <= 400, f"{path.relative_to(REPO)} has {lines} lines; split it (400 at most)"
+
+
+def test_the_drawing_of_the_floors_is_that_of_the_tree():
+    module = runpy.run_path(str(REPO / "analysis" / "architecture.py"))
+    file = REPO / "docs" / "images" / "architecture.json"
+    now = module["imports"]()
+    assert json.loads(file.read_text()) == now, "run `python analysis/architecture.py` and commit what it writes"
+    with Image.open(file.with_suffix(".png")) as picture:
+        assert picture.text["Description"] == module["digest"](now), "the picture is of another architecture.json"
+    assert set(now["rooms"]) == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_says_what_it_is_for_in_its_first_line(path):
+    if path.name == "__main__.py":
+        return
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert text[:1].isupper() or text[:1] == "`", f"{path.relative_to(REPO)} has no sentence at its top"
+    assert text.split("\n\n")[0].rstrip().endswith((".", ":")), "its first paragraph is whole sentences"

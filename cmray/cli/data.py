@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cmray.cli.console import errors, output, print_json, say
-from cmray.cli.options import Address, Json
+from cmray.cli.options import Address, Json, OwnSet, fields_set
+from cmray.cli.preparing import bar, downloading
 
 if TYPE_CHECKING:
     from cmray.datasets import DatasetConfig
@@ -38,6 +38,7 @@ def prepare(
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="Part of the source: train (usual), test, val, ...")
     ] = None,
+    set_: OwnSet = None,
     size: Annotated[
         int | None, typer.Option("--size", metavar="PIXELS", help="Side of the images; needs --crop.", min=1)
     ] = None,
@@ -85,15 +86,15 @@ def prepare(
     from cmray.datasets.prepare import SKIPPED, Preparation
 
     given = {key: value for key, value in (("source", source), ("split", split)) if value is not None}
-    config = _dataset(name, given)
+    config = _dataset(name, fields_set(given, set_))
     options = {"crop": crop, "size": size, "channels": channels, "background": background, "encoding": encoding}
     _rule(config.usual_rule, options)  # options that contradict each other are told before anything is read
-    with _downloading(name):
+    with downloading(name):
         source_images = config.open()
     preparation = Preparation(source_images, _rule(config.rule_for(source_images), options), out, shards, max_bad)
     if preparation.progress.shards:
         errors.print(f"going on after {preparation.progress.position:,} of {preparation.count:,} images")
-    with _bar(preparation.count) as done:
+    with bar(preparation.count) as done:
         manifest = run(preparation, ray_address(address), done)
     if as_json:
         print_json(manifest.model_dump(mode="json"))
@@ -116,13 +117,24 @@ def _dataset(name: str, given: Mapping[str, Any]) -> DatasetConfig:
 
     fields = datasets.get(name).model_fields
     for key in given:
-        if key not in fields:
-            raise ConfigError(f"--{key} is given, but {name} comes with cmray and takes no {key}")
+        if key not in fields and key in ("source", "split"):
+            raise ConfigError(f"--{key} is given, but {name} comes with {_bringer(name)} and takes no {key}")
     try:
         return datasets.parse({"name": name, **given})
     except ValidationError as error:
         first = error.errors()[0]
+        context = first.get("ctx", {})
+        if "key" in context:  # of --set
+            raise ConfigError(f"{name} has no field '{context['key']}'; {context['hint']}") from None
         raise ConfigError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
+
+
+def _bringer(name: str) -> str:
+    from cmray.core.plugins import plugin_of
+    from cmray.datasets import datasets
+
+    plugin = plugin_of(datasets.get(name))
+    return plugin.key if plugin else "cmray"
 
 
 def _rule(usual: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -140,88 +152,6 @@ def _rule(usual: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         message = first["msg"].removeprefix("Value error, ")
         where = f"--{first['loc'][0]} {first['input']}: " if first["loc"] else ""
         raise ConfigError(f"{where}{message}") from None
-
-
-@contextmanager
-def _downloading(name: str) -> Iterator[None]:
-    """Shows what is downloaded, if anything is: a bar on a terminal, elsewhere one line."""
-    from rich.markup import escape
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    from cmray.datasets.download import downloads_folder, watcher
-
-    columns = (TextColumn(f"downloading {name}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=errors, transient=True, disable=True) as progress:
-        task = progress.add_task("", total=None)
-        shown = False
-
-        def told(done: int, about: int) -> None:
-            nonlocal shown
-            if not shown and errors.is_terminal:  # now there is something to show
-                progress.disable = False
-                progress.start()
-            elif not shown:
-                line = f"downloading {name} to {downloads_folder(name)}: about {about / 1e6:,.0f} MB"
-                errors.print(escape(line), highlight=False, soft_wrap=True)
-            shown = True
-            progress.update(task, completed=done, total=about)
-
-        before = watcher.set(told)
-        try:
-            yield
-        finally:
-            watcher.reset(before)
-
-
-@contextmanager
-def _bar(count: int) -> Iterator[Any]:
-    """A progress bar on a terminal; elsewhere a line every quarter of a minute."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("preparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images,"),
-        TimeElapsedColumn(),
-        TextColumn("so far,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    if errors.is_terminal:
-        with Progress(*columns, console=errors, transient=True) as progress:
-            task = progress.add_task("", total=count)
-            yield lambda done: progress.update(task, completed=done)
-        return
-    yield _lines(count)
-
-
-def _lines(count: int) -> Any:
-    import time
-
-    from cmray.cli.console import duration
-    from cmray.cli.progress import LINE_EVERY
-
-    began = told = time.monotonic()
-    first: int | None = None
-
-    def line(done: int) -> None:
-        nonlocal told, first
-        now = time.monotonic()
-        first = done if first is None else first
-        if now - told >= LINE_EVERY and done > first:
-            told = now
-            left = (now - began) / (done - first) * (count - done)
-            errors.print(f"{done:,} of {count:,} images, {duration(now - began)} so far, {duration(left)} left")
-
-    return line
 
 
 @app.command()

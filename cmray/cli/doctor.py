@@ -38,6 +38,7 @@ def doctor(
     storage = storage.expanduser().absolute()
     checks = [
         *_versions(),
+        *_plugins(),
         _devices(),
         _memory(),
         *_storage(storage),
@@ -82,6 +83,31 @@ def _versions() -> list[Check]:
         checks.append(
             Check(requirement.name, fits, version, "" if fits else f"pip install -c constraints.txt '{requirement}'")
         )
+    return checks
+
+
+def _plugins() -> list[Check]:
+    from cmray.core.plugins import PluginError, announced
+    from cmray.core.registry import from_plugins
+
+    try:
+        found = announced()
+    except PluginError as error:
+        return [Check("plug-ins", False, str(error), "mend CMRAY_PLUGINS")]
+    checks = []
+    for plugin in found:
+        name = f"plug-in {plugin.entry_point or plugin.module}"
+        try:
+            plugin.load()
+        except PluginError as error:
+            mend = "mend it: until then every command that looks for components ends with this"
+            checks.append(Check(name, False, str(error), mend))
+    if not checks:
+        brought = from_plugins()
+        for plugin in found:
+            what = ", ".join(f"{kind} {name}" for other, kind, name in brought if other == plugin)
+            told = f"{plugin.title}: {what or 'registers nothing'}"
+            checks.append(Check(f"plug-in {plugin.entry_point or plugin.module}", True, told))
     return checks
 
 
@@ -193,7 +219,11 @@ def _weights() -> list[Check]:
     from cmray.metrics.extractors import extractors
 
     checks = []
-    for name in extractors.names():
+    try:
+        names = extractors.names()
+    except CmrayError as error:  # a plug-in that is broken hides all
+        return [Check("extractors", False, str(error))]
+    for name in names:
         try:
             made = extractors.parse(name).build(torch.device("cpu"))
             checks.append(Check(f"extractor {name}", True, f"{made.dim} features, weights {made.sha256[:8]}"))

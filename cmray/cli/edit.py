@@ -9,7 +9,18 @@ from typing import Annotated, Any, cast
 import typer
 
 from cmray.cli.console import errors, print_json, say
-from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingUri, Weights, numbers, same_command
+from cmray.cli.options import (
+    DEFAULT_STORAGE,
+    Json,
+    OwnSet,
+    RunName,
+    Storage,
+    TrackingUri,
+    Weights,
+    fields_set,
+    numbers,
+    same_command,
+)
 
 #: registered names: importing them would import torch, which help must not wait for; a test compares
 TASKS = ("colorize", "denoise", "inpaint", "interpolate", "stroke", "superres")
@@ -17,7 +28,9 @@ TASKS = ("colorize", "denoise", "inpaint", "interpolate", "stroke", "superres")
 
 def edit(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(metavar="TASK", help=", ".join(TASKS), show_default=False)],
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}; or a plug-in's.", show_default=False)
+    ],
     run: RunName,
     out: Annotated[
         Path,
@@ -70,6 +83,7 @@ def edit(
     classes: Annotated[
         str | None, typer.Option("--class", metavar="3 or 0,1,2", help="Labels, repeated in turn over the inputs.")
     ] = None,
+    set_: OwnSet = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Noise levels, by default the task's.")] = None,
     times: Annotated[str | None, typer.Option("--times", metavar="80,5,0.5", help="Noise levels, descending.")] = None,
     weights: Weights = None,
@@ -108,7 +122,7 @@ def edit(
 
     cls = editing_tasks.get(task)
     check_out(out, task)
-    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    options: dict[str, Any] = fields_set({key: value for key, value in given.items() if value is not None}, set_)
     if not inputs and (cls.needs_images or mask is not None):
         raise CmrayError(f"{task} needs --input, an image, a folder of them, or a dataset such as digits")
     for option, value, allowed in (

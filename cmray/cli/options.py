@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +33,10 @@ RunName = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field, e.g. train.steps=100. Repeatable."),
+]
+OwnSet = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any field of it, as a plug-in may have. Repeatable."),
 ]
 Overlay = Annotated[
     list[Path] | None,
@@ -123,6 +127,15 @@ def numbers(text: str | None, option: str, kind: type[int] | type[float]) -> lis
         return [kind(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"{option} is {text!r}; write numbers separated by commas, such as 1,2") from None
+
+
+def fields_set(given: Mapping[str, Any], set_: list[str] | None) -> dict[str, Any]:
+    """What other options gave, with what --set gives. Raises ConfigError."""
+    if not set_:
+        return dict(given)
+    from cmray.config.load import assignment
+
+    return {**given, **dict(assignment(item) for item in set_)}
 
 
 def sampler_named(text: str | None, has_budget: bool) -> dict[str, Any] | None:

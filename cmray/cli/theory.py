@@ -31,13 +31,15 @@ def theory(
     from cmray.theory.measure import measure
 
     config = load_theory(file, overrides or [])
+    if config.description and not as_json:
+        say(config.description)
     curves = measure(config.theory, lambda what: None if as_json else say(what))
     folder = out or storage.expanduser().absolute() / config.name
     files = [orders_table(curves, folder), *orders_figure(curves, folder)]
     wrong = [c for c in curves if not c.holds]
     if as_json:
         rows = [vars(c) | {"order": c.order, "holds": c.holds} for c in curves]
-        print_json({"curves": rows, "files": [str(f) for f in files]})
+        print_json({"description": config.description, "curves": rows, "files": [str(f) for f in files]})
     else:
         table = Table(title=config.name, box=None, padding=(0, 2, 0, 0))
         for column in ("theorem", "of", "case", "data", "order", "theory"):

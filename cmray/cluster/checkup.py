@@ -136,7 +136,8 @@ def _node(name: str, node: dict[str, Any], seen: Seen | str) -> Check:
     have = node["Resources"]
     gpus = int(have.get("GPU", 0))
     here = Probe.versions()
-    other = [f"{k} {v} (here {here[k]})" for k, v in seen.versions.items() if v != here[k]]
+    there = {k: seen.versions.get(k, "missing") for k in here}  # a plug-in that is there alone does no harm
+    other = [f"{k} {v} (here {here[k]})" for k, v in there.items() if v != here[k]]
     found = [f"{have.get('CPU', 0):g} CPUs, {gpus} GPUs" + (f" ({', '.join(sorted(set(seen.gpus)))})" if gpus else "")]
     found.append(", ".join(other) if other else f"versions as here: Python {here['python']}, torch {here['torch']}")
     if gpus:
@@ -144,7 +145,7 @@ def _node(name: str, node: dict[str, Any], seen: Seen | str) -> Check:
     found.append(f"{seen.shm:.1f} GiB free in /dev/shm, {seen.disk:.0f} GiB for temporary files")
     mends = []
     if other:
-        mends.append("install the same everywhere: pip install -c constraints.txt -e .")
+        mends.append("install the same everywhere: pip install -c constraints.txt -e ., and plug-ins beside it")
     if gpus > len(seen.gpus):
         mends.append(f"nvidia-smi shows {len(seen.gpus)} of {gpus} GPUs there: look at the driver")
     if gpus and not seen.nccl:

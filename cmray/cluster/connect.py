@@ -19,6 +19,7 @@ from cmray.cluster.address import ClusterError as ClusterError
 from cmray.cluster.address import check_reachable as check_reachable
 from cmray.cluster.address import environment, use_token
 from cmray.cluster.address import ray_address as ray_address
+from cmray.cluster.plugins import check_plugins, plugins_here, plugins_there
 from cmray.cluster.preemption import SWITCH
 from cmray.cluster.resources import DATA_CPUS, Capacity
 from cmray.core.errors import DataError
@@ -95,6 +96,7 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
             store = max(128 * 2**20, 2 * resident_bytes + 128 * 2**20)
             # nobody takes this machine away: a process less to start for each run with several workers
             stack.enter_context(environment(SWITCH, os.environ.get(SWITCH, "0")))
+            stack.enter_context(plugins_here())
             ray.init(
                 address="local",
                 num_cpus=int(capacity.cpus),
@@ -104,10 +106,11 @@ def connected(address: str | None, resident_bytes: int = 0) -> Iterator[Capacity
             )
         else:
             try:
-                ray.init(address=address, **quiet)
+                ray.init(address=address, runtime_env=plugins_there(), **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ClusterError(_why_not(address, error)) from None
             _check_tokens(address)
+            check_plugins(address)
             alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             store = min((have.get("object_store_memory", 0.0) for have in alive), default=0.0)
             check_room(resident_bytes, store, "the object store of a node of the cluster has {}")

@@ -17,9 +17,11 @@ from typing import Any
 
 import cmray
 from cmray.cluster.address import ClusterError, environment, job_server, use_token
+from cmray.cluster.plugins import pack_plugins
 from cmray.config.bundle import Bundle
 from cmray.config.identity import content_hash
 from cmray.core.errors import CmrayError, nearest
+from cmray.core.plugins import used
 from cmray.engine.versions import REVISION_FILE, git_revision
 
 #: seconds that a job has to save and leave after `stop`, before it is killed
@@ -130,6 +132,7 @@ class Jobs:
                  "revision": revision}  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="cmray-job-") as folder, self._asked():
             pack(request.bundle, Path(folder), revision)
+            more = pack_plugins(used(), Path(folder))
             self._client.submit_job(
                 entrypoint="exec " + shlex.join(request.words()),
                 submission_id=name,
@@ -137,7 +140,7 @@ class Jobs:
                 # the copy of the package comes first on the path of the job and of all its workers
                 runtime_env={
                     "working_dir": folder,
-                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "COLUMNS": "120"},
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "COLUMNS": "120", **more},
                 },
             )
         return self.job(name), True

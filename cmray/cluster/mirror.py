@@ -10,6 +10,7 @@ from typing import Any
 from cmray.cluster.best import best_sampler, served_model
 from cmray.cluster.record_tables import evaluations_table, total_cost, values_first
 from cmray.core.errors import DataError
+from cmray.core.plugins import used
 from cmray.datasets.manifest import read_manifest
 from cmray.engine.versions import git_revision, versions
 from cmray.report.searches import PICTURE, search_points
@@ -150,7 +151,7 @@ class Mirror:
 def _software(result: Result | None = None) -> dict[str, str]:
     """Tags: what a finished trial was trained with, else what is running now."""
     git = (git_revision() if result is None else result.git) or ""
-    found = versions() if result is None else result.versions
+    found = versions(used()) if result is None else result.versions
     return {
         "cmray.git": git,
         "mlflow.source.name": f"cmray {found.get('cmray', '')}".strip(),

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from cmray.core.errors import CmrayError
+from cmray.core.plugins import GROUP
 from cmray.datasets.location import Location
 
 #: packages that must be the same on every node, because objects of theirs travel or numbers depend on them
@@ -53,8 +54,10 @@ class Probe:
 
     @staticmethod
     def versions() -> dict[str, str]:
-        """Of Python and of the packages that must be the same everywhere."""
-        return {"python": platform.python_version(), **{name: _version(name) for name in SAME}}
+        """Of Python, of the packages that must be the same everywhere, and of installed plug-ins."""
+        own = {"python": platform.python_version(), **{name: _version(name) for name in SAME}}
+        points = importlib.metadata.entry_points(group=GROUP)
+        return own | {point.dist.name: point.dist.version for point in points if point.dist is not None}
 
     def look(self, asked: Asked, number: int) -> Seen:
         """All the rest. `number` tells nodes apart: several may run on one machine."""

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError
+from cmray.core.plugins import VARIABLE, PluginError, announced
 
 META = "meta.json"
 FORMAT_VERSION = 1
@@ -48,6 +49,7 @@ class CheckpointFacts(BaseModel):
     run_config: dict[str, Any]
     files: dict[str, str]
     scalars: dict[str, float]
+    plugins: tuple[str, ...] = ()  # "PACKAGE VERSION" of those whose components the run has
     origin: Origin | None = None  # of imported weights
 
     @property
@@ -62,6 +64,21 @@ class CheckpointFacts(BaseModel):
     @property
     def weights_sha256(self) -> str:
         return self.files[self.weights_file]
+
+
+def _check_plugins(path: Path, facts: CheckpointFacts) -> None:
+    """Raises PluginError where the run cannot be understood without plug-ins that are not here."""
+    if not facts.plugins:
+        return
+    try:
+        facts.run  # noqa: B018
+    except ValidationError as error:
+        here = {plugin.title for plugin in announced()}
+        gone = [title for title in facts.plugins if title not in here] or list(facts.plugins)
+        raise PluginError(
+            f"{path} was made with {' and '.join(gone)}, which is not here: {error.errors()[0]['msg']}; "
+            f"install it, or name its file in {VARIABLE}"
+        ) from None
 
 
 def ema_file(rate: float) -> str:
@@ -81,6 +98,7 @@ def read_checkpoint_facts(folder: Path) -> CheckpointFacts:
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has format_version {version!r}; this cmray reads version {FORMAT_VERSION}")
         facts = CheckpointFacts.model_validate(raw)
+        _check_plugins(path, facts)
         assert facts.weights_file in facts.files
         return facts
     except OSError as error:

@@ -110,7 +110,7 @@ class TeacherSampler(Strict):
     @field_validator("name")
     @classmethod
     def _known(cls, value: str) -> str:
-        usable = [name for name in samplers.names() if not samplers.get(name).of_consistency]
+        usable = [name for name, cls in samplers.classes().items() if not cls.of_consistency]
         if value not in usable:
             raise ValueError(f"unknown sampler of denoisers '{value}'; {nearest(value, usable)}")
         return value

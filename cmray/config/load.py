@@ -96,15 +96,19 @@ def load_raw(path: Path, overrides: Sequence[str] = (), overlays: Sequence[Path]
             raw.merge({"name": f"{name}-{overlay.stem}"}, f"{raw.path} with --overlay {overlay}")
     _apply(raw, rules)
     for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {item}: write it as key=value, for example --set train.steps=100")
-        try:
-            value = yaml.load(text, _Loader)
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise ConfigError(f"--set {item}: the value is not valid YAML: {_yaml_message(error)}") from None
-        raw.override(key.strip(), value, f"--set {item}")
+        raw.override(*assignment(item), f"--set {item}")
     return raw
+
+
+def assignment(item: str) -> tuple[str, Any]:
+    """The key and the value, which is YAML, of `--set KEY=VALUE`. Raises ConfigError."""
+    key, equals, text = item.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {item}: write it as key=value, for example --set train.steps=100")
+    try:
+        return key.strip(), yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"--set {item}: the value is not valid YAML: {_yaml_message(error)}") from None
 
 
 def _apply(raw: RawExperiment, rules: Sequence[tuple[Path, dict[str, Any]]]) -> None:

@@ -68,7 +68,7 @@ def check_field(path: str, first: set[str]) -> None:
         walked.append(part)
         registry = _COMPONENTS.get(".".join(walked))
         if registry is not None:
-            classes = [registry.get(name) for name in registry.names()]
+            classes = list(registry.classes().values())
         else:
             classes = [m for c in classes if part in c.model_fields for m in _models(c.model_fields[part].annotation)]
         if not classes:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BeforeValidator, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
+from cmray.core import plugins
 from cmray.core.errors import UnknownNameError, nearest
 from cmray.core.strict import Strict
 
@@ -28,9 +29,12 @@ class ComponentConfig(Strict):
 
 C = TypeVar("C", bound=ComponentConfig)
 
+#: every registry of this process, as their modules are imported
+_made: list[Registry[Any]] = []
+
 
 class Registry(Generic[C]):
-    """Named config classes of one kind, found lazily by importing the packages that hold them.
+    """Named config classes of one kind, found lazily by importing the packages that hold them, then the plug-ins.
 
     Args:
         kind: what the components are, for messages ("solver").
@@ -41,12 +45,15 @@ class Registry(Generic[C]):
         self.kind = kind
         self._packages = tuple(packages)
         self._classes: dict[str, type[C]] = {}
-        self._discovered = False
+        self._imported = False
+        _made.append(self)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator. Raises ValueError when `name` is taken by another class."""
 
         def decorate(cls: T) -> T:
+            if plugins.plugin_of(cls) is not None:  # cmray's own come first, so that a name is theirs
+                self._import_own()
             other = self._classes.get(name)
             if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(f"{self.kind} '{name}' is registered twice: {other.__module__} and {cls.__module__}")
@@ -61,7 +68,13 @@ class Registry(Generic[C]):
         self._discover()
         if name not in self._classes:
             raise UnknownNameError(f"unknown {self.kind} '{name}'; {nearest(name, self._classes)}")
+        plugins.note_used(self._classes[name])
         return self._classes[name]
+
+    def classes(self) -> dict[str, type[C]]:
+        """All config classes by name. Unlike `get`, it asks for none of them: no plug-in counts as used."""
+        self._discover()
+        return {name: self._classes[name] for name in sorted(self._classes)}
 
     def names(self) -> list[str]:
         self._discover()
@@ -70,6 +83,7 @@ class Registry(Generic[C]):
     def parse(self, value: Any) -> C:
         """A config from ``"heun"``, ``{"name": "heun", ...}`` or an instance. Raises pydantic's errors."""
         if isinstance(value, ComponentConfig):
+            plugins.note_used(type(value))
             return value  # type: ignore[return-value]
         if isinstance(value, str):
             value = {"name": value}
@@ -86,13 +100,29 @@ class Registry(Generic[C]):
         return cls.model_validate(value)
 
     def _discover(self) -> None:
-        if self._discovered:
+        self._import_own()
+        plugins.load()
+
+    def _import_own(self) -> None:
+        if self._imported:
             return
-        self._discovered = True
+        self._imported = True
         for package_name in self._packages:
             package = importlib.import_module(package_name)
             for info in pkgutil.iter_modules(getattr(package, "__path__", [])):
                 importlib.import_module(f"{package_name}.{info.name}")
+
+
+def from_plugins() -> list[tuple[plugins.Plugin, str, str]]:
+    """(plug-in, kind, name) of every component that a plug-in brings. Raises PluginError."""
+    plugins.load()
+    found = []
+    for registry in _made:
+        for name, cls in registry._classes.items():  # a plug-in that joined a registry has imported it
+            plugin = plugins.plugin_of(cls)
+            if plugin is not None:
+                found.append((plugin, registry.kind, name))
+    return sorted(found, key=lambda each: (each[0].module, each[1], each[2]))
 
 
 def component(registry: Registry[Any], number: tuple[str, str] | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 real 8x8 grayscale images that need no download. The embedded default."""
+"""The digits of scikit-learn: 1,797 real 8x8 grayscale images that need no download. The embedded default."""
 
 from __future__ import annotations
 

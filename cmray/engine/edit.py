@@ -49,7 +49,7 @@ def make_task(name: str, options: Mapping[str, Any]) -> EditingTask:
     known = [field for field in cls.model_fields if field != "name"]
     for key in options:
         if key not in known:
-            takers = [n for n in editing_tasks.names() if key in editing_tasks.get(n).model_fields and key != "name"]
+            takers = [n for n, other in editing_tasks.classes().items() if key in other.model_fields and key != "name"]
             if takers:
                 raise CmrayError(f"{name} has no option {key}; it is for {', '.join(takers)}")
             raise UnknownNameError(f"{name} has no option '{key}'; {nearest(key, known)}")

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 import yaml
 
+from cmray.config.needed_plugins import plugins_of
 from cmray.config.run import RunConfig
 from cmray.core.errors import CmrayError
 from cmray.core.files import write_atomic
@@ -271,7 +272,7 @@ def _finish(folder: Path, state: TrainState, session: Session) -> Result:
         repeated_seconds=repeated,
         checkpoint=path.name,
         weights_sha256=facts.weights_sha256,
-        versions=versions(),
+        versions=versions(plugins_of(state.run)),
         git=git_revision(),
         world_size=session.world_size,
     )

@@ -186,7 +186,7 @@ def _sampler_spec(name: SamplerName, denoiser: bool, nfe: int) -> dict[str, Any]
         raise CmrayError(f"a sampler is a name, or a mapping with 'name' and its options; found {name!r}")
     if samplers.get(asked).of_consistency == denoiser:
         kinds = ("a denoiser", "consistency models") if denoiser else ("a consistency model", "denoisers")
-        usable = [n for n in samplers.names() if samplers.get(n).of_consistency != denoiser]
+        usable = [n for n, cls in samplers.classes().items() if cls.of_consistency != denoiser]
         raise CmrayError(f"sampler {asked} is for {kinds[1]}; this model is {kinds[0]}, use: {', '.join(usable)}")
     for key in ("sigmas", "sigma_min"):
         if key in spec:

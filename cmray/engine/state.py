@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cmray.config.checkpoint_facts import CheckpointFacts, ema_file
+from cmray.config.needed_plugins import plugins_of
 from cmray.config.run import RunConfig
 from cmray.core.ema import EMA
 from cmray.core.errors import CheckpointError
@@ -189,6 +190,7 @@ class TrainState:
             **asdict(self.cost),
             shape=self.shape,
             num_classes=self.num_classes,
+            plugins=tuple(dict.fromkeys(p.title for p in plugins_of(self.run))),
             run_config=self.run.model_dump(mode="json"),
             files={},
             scalars=self.objective.schedule(max(0, self.step - 1)),

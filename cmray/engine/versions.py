@@ -6,8 +6,10 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
+from cmray.core.plugins import Plugin, stamps
 from cmray.core.version import __version__
 
 RECORDED = ("torch", "ray", "numpy", "mlflow", "pyarrow")
@@ -16,9 +18,13 @@ RECORDED = ("torch", "ray", "numpy", "mlflow", "pyarrow")
 REVISION_FILE = "revision.txt"
 
 
+def versions(plugins: Iterable[Plugin] = ()) -> dict[str, str]:
+    """Versions of Python, of the packages that decide results, where installed, and of the plug-ins that took part."""
+    return {**_own_versions(), **stamps(plugins)}
+
+
 @functools.cache
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide results, where installed."""
+def _own_versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "cmray": __version__}  # of the code that runs, if not the installed
     for name in RECORDED:
         try:

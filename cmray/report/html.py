@@ -1,4 +1,4 @@
-"""report.html: everything about an experiment in one file that needs no other."""
+"""The page report.html: everything about an experiment in one file that needs no other."""
 
 from __future__ import annotations
 

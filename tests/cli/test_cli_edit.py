@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_run import good, here, snapshot
+from own_names import own
 from PIL import Image
 from shell_words import check
 from small_run import checkpoint, digits, go, small
@@ -68,7 +69,7 @@ def facts(out: Path) -> list[dict]:
 
 
 def test_the_names_in_the_help_are_those_registered():
-    assert list(TASKS) == editing_tasks.names()
+    assert list(TASKS) == own(editing_tasks)
 
 
 def test_inpainting_keeps_the_rest_of_every_file_to_the_bit(tmp_path, gray):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from cli_run import CD, Ran, apart, good, here, snapshot, write
 from exchange_files import ADM, made, random_net, run_of
+from own_names import own
 from shell_words import check
 from small_sweep import Watcher, sweep
 
@@ -50,8 +51,8 @@ def test_the_lists_of_names_in_help_are_what_is_registered():
     from cmray.cli.exchange import FORMATS, SOURCES
     from cmray.exchange import sources, targets
 
-    assert sources.names() == SOURCES
-    assert sorted([*targets.names(), "pyfunc"]) == FORMATS
+    assert own(sources) == SOURCES
+    assert sorted([*own(targets), "pyfunc"]) == FORMATS
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ def test_it_prints_the_orders_and_writes_table_and_figure(tmp_path):
     ran = good(here("theory", FILE, *SHORT, "--storage", tmp_path))
     assert "16 of 16 orders are those of the theory" in ran.out
     assert "Theorem 6" in ran.out
+    assert "Orders of convergence of consistency distillation and training" in ran.out  # the file's description
     assert sorted(p.name for p in (tmp_path / "theory").iterdir()) == ["orders.csv", "orders.png", "orders.svg"]
 
 

@@ -92,9 +92,12 @@ SMALL_NETS: dict[str, dict[str, Any]] = {
 
 #: what must hold beside a component for it to be allowed or to have an effect
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {
-    ("objective", "cd"): {"objective": {"name": "cd", "weight": "snr"}},
+    **{
+        ("objective", name): {"objective": {"name": name, "weight": "snr"}}
+        for name, cls in objectives.classes().items()
+        if "weight_at" in cls.model_fields and name != "ct"  # a level matters to this weight; ct has it from FULL
+    },
     ("objective", "ect"): {"objective": {"name": "ect", "stages": 2}},
-    ("objective", "ict"): {"objective": {"name": "ict", "weight": "snr"}},
     ("objective", "pd"): HALVING,
     ("objective.num_sigmas", "halving"): HALVING,
     ("objective.mu", "adaptive"): {"objective.num_sigmas": {"name": "adaptive", "s0": 3, "s1": 20}},
@@ -194,13 +197,15 @@ def another(path: str, model: BaseModel, key: str) -> dict[str, Any] | None:
     for known in (f"{path}@{getattr(model, 'name', None)}", path):
         if known in OTHER:
             return OTHER[known]
-    value = getattr(model, key)
+    value, info = getattr(model, key), type(model).model_fields[key]
+    if info.examples:  # of a plug-in, which cannot be named in OTHER
+        return {path: next(example for example in info.examples if example != value)}
     place = path.removesuffix(".name")
     if isinstance(model, ComponentConfig) and key == "name":
         other = next(n for n in PLACES[place].names() if n != value)
         beside = {k: v for k, v in BESIDE.get((place, other), {}).items() if not place.startswith(f"{k}.")}
         return {**beside, place: {"name": other}} if place not in beside else beside
-    options = literal(type(model).model_fields[key].annotation)
+    options = literal(info.annotation)
     if options:
         return {path: next(o for o in options if o != value)}
     if isinstance(value, bool):
@@ -211,7 +216,7 @@ def another(path: str, model: BaseModel, key: str) -> dict[str, Any] | None:
         return {path: value * 0.5 if value else 0.25}
     if isinstance(value, str):
         return {path: value[:-1] + "2"}
-    raise AssertionError(f"{path} = {value!r}: say in OTHER what else it can be")
+    raise AssertionError(f"{path} = {value!r}: say in OTHER, or as the field's examples, what else it can be")
 
 
 def literal(annotation: Any) -> tuple[Any, ...]:

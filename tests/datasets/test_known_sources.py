@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_names import own
 from PIL import Image
 from source_checks import (
     check_contract,
@@ -43,7 +44,17 @@ def test_digits_are_whole_and_embedded():
     assert (pixels.shape, pixels.dtype, pixels.min(), pixels.max()) == ((1797, 1, 8, 8), np.uint8, 0, 255)
     assert np.bincount(labels_of(digits)).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     check_contract(digits)
-    assert [name for name in datasets.names() if datasets.get(name).embedded] == ["digits"]
+    assert [name for name in own(datasets) if datasets.get(name).embedded] == ["digits"]
+
+
+@pytest.mark.parametrize("name", [n for n in datasets.names() if datasets.get(n).embedded])
+def test_what_needs_no_files_keeps_what_every_source_promises(tmp_path, name):
+    source = opened(name)
+    check_contract(source)
+    facts = facts_of(DataConfig(name=name), tmp_path)
+    assert (facts.count, facts.num_classes) == (len(source), len(source.classes))
+    assert facts_of(DataConfig(name=name), tmp_path).digest == facts.digest, "two looks find two datasets"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -214,7 +225,7 @@ def test_what_cannot_prepare_itself_says_how_it_is_prepared(tmp_path, name):
     assert f"`cmray data prepare {name} --source PATH --out DIR`" in complaint(name)
 
 
-@pytest.mark.parametrize("name", [n for n in datasets.names() if not datasets.get(n).embedded])
+@pytest.mark.parametrize("name", [n for n in own(datasets) if not datasets.get(n).embedded])
 def test_a_run_names_only_what_comes_with_cmray(tmp_path, name):
     """Anything else would be downloaded, or looked for, while a sweep is planned."""
     with pytest.raises(CmrayError, match=f"does not come with cmray: `cmray data prepare {name} --source PATH"):

@@ -1,0 +1,1 @@
+"""One component of each kind for cmray, each in its own file."""
