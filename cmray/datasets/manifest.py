@@ -54,6 +54,8 @@ def group_rows(shape: Sequence[int]) -> int:
 
 
 class Shard(BaseModel):
+    """One Parquet file of a prepared dataset."""
+
     model_config = ConfigDict(frozen=True)
     file: str = Field(pattern=r"^shard-[0-9]{5,}\.parquet$", description="name in the folder")
     rows: PositiveInt = Field(description="images in it")

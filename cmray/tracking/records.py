@@ -137,6 +137,8 @@ class Evaluation(Record):
 
 
 class SearchPoint(Record):
+    """A noise level that a search looked at."""
+
     index: int = Field(description="place in the ascending grid; mode continuous makes its own, evenly in log sigma")
     sigma: float = Field(description="noise level")
     value: float = Field(description="of the metric there; lower is better")
