@@ -50,7 +50,7 @@ Commands and options are completed, and files where the shell does that by itsel
 | :--- | :--- | :--- |
 | `CMRAY_STORAGE` | where results go, as `--storage` | `./cmray-data` |
 | `CMRAY_CACHE` | where working copies of [object stores](storage.md#an-object-store) lie | `~/.cache/cmray/storage` |
-| `CMRAY_GROWS_TO` | what a cluster's autoscaler [may add](cluster.md#settings), where it cannot be read | read from the head |
+| `CMRAY_GROWS_TO` | what a cluster [may add](cluster.md#settings), where it cannot be read | read from the head |
 | `MLFLOW_TRACKING_URI` | the MLflow store, as `--tracking-uri` | SQLite in the storage folder |
 | `RAY_ADDRESS` | the Ray cluster, as `--address` | Ray starts on this machine |
 | `RAY_API_SERVER_ADDRESS` | the job server of `cmray jobs` | `RAY_ADDRESS`, then port 8265 here |
@@ -110,7 +110,8 @@ def _kind(kind: Any, info: ArgumentInfo | OptionInfo) -> str:
     text = info.metavar or {int: "N", float: "X"}.get(base, "TEXT" if base is str else "PATH")
     low, high = info.min, info.max
     bounds = f", {low} to {high}" if None not in (low, high) else f", at least {low}" if low is not None else ""
-    return f"`{text}`{bounds}{', repeatable' if several else ''}"
+    shown = " or ".join(code(choice) for choice in text.split("|"))  # a bar would end the cell of a table
+    return f"{shown}{bounds}{', repeatable' if several else ''}"
 
 
 def _default(default: Any) -> str:
@@ -138,7 +139,7 @@ def usage(line: str, function: Callable[..., Any]) -> str:
         if isinstance(info, ArgumentInfo):
             told.append((info.metavar or name.upper()) if required else f"[{info.metavar or name.upper()}]")
         elif required:
-            told.append(f"{option(name, info)} {_kind(kind, info).split('`')[1]}")
+            told.append(f"{option(name, info)} {info.metavar or 'PATH'}")
     return " ".join([*told, "[OPTIONS]"])
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import annotated_types as bounds_of
 from pydantic import BaseModel
@@ -162,12 +163,7 @@ def kind(annotation: Any, metadata: list[Any]) -> str:
     if type(None) in inner:
         rest = " or ".join(dict.fromkeys(kind(part, []) for part in inner if part is not type(None)))
         return f"{rest}{within}, or `null`"
-    if (
-        inner
-        and origin is not dict
-        and all(isinstance(p, type) or get_origin(p) for p in inner)
-        and origin is not tuple
-    ):
+    if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(kind(part, []) for part in inner)) + within
     if getattr(annotation, "__name__", "") == "ndarray":
         return "array" + within
@@ -217,8 +213,8 @@ def components(title: str, registry: Registry[Any], what: str) -> str:
 
 def page() -> str:
     top = (
-        "## The file\n\nIts own fields. `extends: FILE`, or a list of files, is the one key that is none: what it names "
-        f"is merged below.\n\n{fields(ExperimentConfig)}"
+        "## The file\n\nIts own fields. `extends: FILE`, or a list of files, is the one key that is none: what "
+        f"it names is merged below.\n\n{fields(ExperimentConfig)}"
     )
     parts = [INTRODUCTION.strip(), top, *(section(*s) for s in SECTIONS), *(components(*c) for c in COMPONENTS)]
     parts.append("## Theory files\n\nWhat `cmray theory` reads: [theory.md](theory.md).")

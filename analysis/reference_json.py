@@ -21,7 +21,8 @@ errors go to standard error. A command that is refused prints no document: look 
 first. `cmray ui` and `cmray studio` have no `--json`.
 
 ```bash
-cmray sweep experiments/quickstart.yaml --dry-run --json | python -c "import json, sys; print(json.load(sys.stdin)['seconds'])"
+cmray sweep experiments/quickstart.yaml --dry-run --json > plan.json
+python -c "import json; print(json.load(open('plan.json'))['seconds'])"
 ```
 
 - Fields are stable: none is renamed or removed, and none changes its type, without a line in the changelog under a new
