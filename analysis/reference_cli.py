@@ -134,7 +134,7 @@ def _rows(function: Callable[..., Any], of: type) -> Iterator[list[str]]:
 def usage(line: str, function: Callable[..., Any]) -> str:
     """`cmray sample RUN --out FILE [OPTIONS]`."""
     told = [line]
-    for name, kind, info, default in parameters(function):
+    for name, _, info, default in parameters(function):
         required = default is inspect.Parameter.empty
         if isinstance(info, ArgumentInfo):
             told.append((info.metavar or name.upper()) if required else f"[{info.metavar or name.upper()}]")
