@@ -17,6 +17,7 @@ from cmray.cli import (
     evaluate,
     exchange,
     features,
+    init,
     jobs,
     report,
     sample,
@@ -71,6 +72,7 @@ app.command("theory")(theory.theory)
 app.add_typer(data.app, name="data")
 app.add_typer(features.app, name="features")
 app.add_typer(jobs.app, name="jobs")
+app.command("init")(init.init)
 app.command("ui")(ui.ui)
 app.command("doctor")(doctor.doctor)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from cmray.core.errors import DataError
 from cmray.datasets import ImageDataset, datasets
@@ -113,6 +114,9 @@ def test_the_digits_are_the_real_ones():
     assert digits.images.max() == 255
     assert np.bincount(digits.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert digits.mean_std()[1] == pytest.approx(0.75, abs=0.01)
+    theirs = load_digits()
+    assert np.array_equal(digits.images[:, 0], np.rint(theirs.images * (255 / 16)).astype(np.uint8))
+    assert np.array_equal(digits.labels, theirs.target)
 
 
 def test_every_flipped_byte_of_a_shard_is_found(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,9 +202,9 @@ def test_a_second_sweep_trains_nothing_and_changes_nothing(study):
     files = [*study.storage.glob("*/*/*.json"), *study.storage.glob("*/*/events.jsonl"),
              *study.storage.glob("*/*/evaluations/*")]  # fmt: skip
     before = [f.stat().st_mtime_ns for f in files]
-    began = time.monotonic()
+    began = sum(os.times()[2:4])
     ran = study.again()
-    assert time.monotonic() - began < 30
+    assert sum(os.times()[2:4]) - began < 20, "seconds of a core; how long they take is the machine's"
     assert ran.code == 0
     assert "Everything was done already; nothing was trained or measured." in ran.out
     assert "nothing to train" in ran.err

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.special import xlogy
 
 from cmray.core.errors import DataError
 from cmray.metrics.measures.base import Estimate, MeasureConfig, Sample, measures
@@ -17,6 +16,8 @@ from cmray.metrics.measures.base import Estimate, MeasureConfig, Sample, measure
 def score(p: np.ndarray) -> float:
     """exp(E_x KL(p(y|x) || p(y))), p(y) the mean of p(y|x); p float64 [n, C], rows sum to 1. In [1, C]."""
     marginal = p.mean(axis=0)
+    from scipy.special import xlogy
+
     return math.exp(xlogy(p, p).sum(axis=1).mean() - xlogy(marginal, marginal).sum())
 
 

@@ -1,0 +1,37 @@
+"""`cmray init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmray.cli.console import print_json, say
+from cmray.cli.options import Json
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder, or an empty one.")] = Path(
+        "experiments"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Copy the experiment files that come with cmray, to run and to change: presets, overlays, the paper's figures.
+
+    Example: cmray init experiments
+    """
+    from cmray.config.shipped import shipped_experiments
+    from cmray.core.files import beside, check_place
+
+    check_place(folder, "FOLDER", folder=True)
+    files = shipped_experiments()
+    with beside(folder) as copy:
+        for name, source in files.items():
+            target = copy / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    if as_json:
+        print_json({"folder": str(folder.absolute()), "files": list(files)})
+        return
+    say(f"{len(files)} experiment files in {folder}; next: cmray sweep {folder / 'quickstart.yaml'}")
