@@ -17,6 +17,8 @@ PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 OPTIONAL = ("extending.md",)
 #: where linked files of the repository lie on the site
 ELSEWHERE = "repository"
+#: the page that lists the files of a folder that a page links to
+LISTING = "files.md"
 
 _LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
 
@@ -34,8 +36,16 @@ def on_config(config: Any) -> Any:
 def on_files(files: Files, config: Any) -> Files:
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
-    wanted = {target for file in files.documentation_pages() for target in _outside(file)}
-    for target in sorted(wanted):
+    linked = {target for file in files.documentation_pages() for target in _linked(file)}
+    for target in sorted(t for t in linked if (ROOT / t).is_dir()):
+        inside = [p.relative_to(ROOT).as_posix() for p in sorted((ROOT / target).rglob("*")) if p.is_file()]
+        inside = [path for path in inside if "__pycache__" not in path]
+        linked |= set(inside)
+        names = "\n".join(
+            f"- [{os.path.relpath(p, target)}]({os.path.relpath(_on_site(p), _folder(target))})" for p in inside
+        )
+        files.append(File.generated(config, f"{_folder(target)}/{LISTING}", content=f"# {target}\n\n{names}\n"))
+    for target in sorted(t for t in linked if (ROOT / t).is_file() and not t.startswith("docs/") and t not in PAGES):
         files.append(File.generated(config, f"{ELSEWHERE}/{_name(target)}", content=(ROOT / target).read_bytes()))
     return files
 
@@ -63,13 +73,19 @@ def _target(source: str, link: str) -> str | None:
     if ":" in link or link.startswith("/"):
         return None
     path = os.path.normpath(os.path.join(os.path.dirname(source), link))
-    return path if (ROOT / path).is_file() else None  # others are left to mkdocs, which names them
+    return path if (ROOT / path).exists() and path != "." else None  # others are left to mkdocs, which names them
 
 
 def _on_site(target: str) -> str:
     if target in PAGES:
         return PAGES[target]
+    if (ROOT / target).is_dir():
+        return f"{_folder(target)}/{LISTING}"
     return target.removeprefix("docs/") if target.startswith("docs/") else f"{ELSEWHERE}/{_name(target)}"
+
+
+def _folder(target: str) -> str:
+    return target.removeprefix("docs/") if target.startswith("docs/") else f"{ELSEWHERE}/{target}"
 
 
 def _name(target: str) -> str:
@@ -77,7 +93,7 @@ def _name(target: str) -> str:
     return f"{target}.txt" if target.endswith(".md") else target
 
 
-def _outside(file: File) -> set[str]:
+def _linked(file: File) -> set[str]:
     source = _source(file)
     targets = {_target(source, found[2]) for found in _LINK.finditer(file.content_string)}
-    return {t for t in targets if t is not None and not t.startswith("docs/") and t not in PAGES}
+    return {target for target in targets if target is not None}

@@ -13,6 +13,13 @@ from cmray.datasets.manifest import Manifest
 from cmray.tracking.records import Decision, Evaluation, Provenance, Result, Search, SeedBlock, Status
 
 
+class Copied(TypedDict):
+    """The experiment files that were copied."""
+
+    folder: Annotated[str, "where they are, absolute"]
+    files: Annotated[list[str], "their paths in it"]
+
+
 class PlannedTrial(TypedDict):
     """One model of a plan."""
 
@@ -263,6 +270,7 @@ class Checked(TypedDict):
 
 #: command line -> what it prints, in the order of the manual
 DOCUMENTS: dict[str, Any] = {
+    "cmray init": Copied,
     "cmray sweep --dry-run": Plan,
     "cmray sweep": Swept,
     "cmray train": Trained,

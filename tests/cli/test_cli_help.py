@@ -67,7 +67,7 @@ def test_every_command_has_an_example_that_names_it(command):
 
 
 def test_there_are_as_many_commands_as_were_written():
-    assert len(COMMANDS) == len(set(COMMANDS)) == 20
+    assert len(COMMANDS) == len(set(COMMANDS)) == 21
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -128,7 +128,8 @@ def test_plans_and_sweeps(copied, capsys):
     assert told["left"] == ["evaluation"]
 
 
-def test_data_features_and_theory(tmp_path):
+def test_init_data_features_and_theory(tmp_path):
+    check("cmray init", here("init", tmp_path / "experiments", "--json"))
     folder = tmp_path / "digits"
     check("cmray data prepare", here("data", "prepare", "digits", "--out", folder, "--json"))
     check("cmray data info", here("data", "info", folder, "--json"))
