@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
-import cmray
 from cmray.core.errors import ConfigError
 
 #: where a wheel puts them, below the prefix that it is installed in
@@ -18,7 +17,7 @@ def shipped_experiments() -> dict[str, Path]:
     Raises:
         ConfigError: neither has any.
     """
-    beside = Path(cmray.__file__).resolve().parents[1]
+    beside = Path(__file__).resolve().parents[2]
     for tree in (beside / "experiments", beside / PLACE):  # the second after `pip install --target`
         if (tree / "quickstart.yaml").is_file():
             return {path.relative_to(tree).as_posix(): path for path in sorted(tree.rglob("*.yaml"))}
