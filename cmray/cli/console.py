@@ -18,7 +18,12 @@ def say(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output, for machines."""
-    print(json.dumps(value, indent=1, default=str))  # noqa: T201 - the command's result
+    print(json.dumps(value, indent=1, default=_plain))  # noqa: T201 - the command's result
+
+
+def _plain(value: Any) -> Any:
+    """A record as its fields, anything else as text."""
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from cmray.engine.model import Model
 from cmray.metrics.psnr import psnr
 from cmray.report.edits import animation, side_by_side
 
+if TYPE_CHECKING:
+    from cmray.cli.documents import Edited, EditedImage
+
 
 def check_out(out: Path, task: str) -> None:
     """Raises CmrayError where `out` cannot be what is written."""
@@ -33,33 +36,32 @@ def check_out(out: Path, task: str) -> None:
 
 def write_out(
     out: Path, trial: str, model: Model, task: EditingTask, pictures: Sequence[Picture], results: Sequence[Result]
-) -> dict[str, Any]:
+) -> Edited:
     """Writes all of it or nothing. Returns what `--json` prints."""
     pixels = [to_pixels(result.image).numpy() for result in results]
     seen = [to_pixels(result.given).numpy() for result in results]
     truths = [_truth(task, pictures, result) for result in results]
     distances, note = _lpips(model, pixels, truths)
-    facts: list[dict[str, Any]] = []
+    facts: list[EditedImage] = []
     for result, image, given, truth, distance in zip(results, pixels, seen, truths, distances, strict=True):
         row = result.row
-        ends = {} if row.seed_to is None else {"seed_to": row.seed_to, "alpha": row.alpha}
-        facts.append(
-            {
-                "input": pictures[row.group].name if pictures and row.seed_to is None else None,
-                "seed": row.seed,
-                **ends,
-                "times": list(result.times),
-                "nfe": result.nfe,
-                "psnr_db": None if truth is None else psnr(image, truth),
-                "psnr_given_db": None if truth is None else psnr(given, truth),
-                "lpips": distance,
-                "known_error": result.known_error,
-                "known_error_8_bit": _rounded_error(task, pictures, result, image),
-            }
-        )
+        fact: EditedImage = {
+            "input": pictures[row.group].name if pictures and row.seed_to is None else None,
+            "seed": row.seed,
+            "times": list(result.times),
+            "nfe": result.nfe,
+            "psnr_db": None if truth is None else psnr(image, truth),
+            "psnr_given_db": None if truth is None else psnr(given, truth),
+            "lpips": distance,
+            "known_error": result.known_error,
+            "known_error_8_bit": _rounded_error(task, pictures, result, image),
+        }
+        if row.seed_to is not None:
+            fact["seed_to"], fact["alpha"] = row.seed_to, row.alpha
+        facts.append(fact)
     title = _title(trial, model, task, results)
     notes = _notes(task, pictures, facts, note)
-    told = {
+    told: Edited = {
         "out": str(out),
         "task": task.name,
         "trial": trial,
@@ -128,15 +130,16 @@ def _title(trial: str, model: Model, task: EditingTask, results: Sequence[Result
 
 
 def _notes(
-    task: EditingTask, pictures: Sequence[Picture], facts: Sequence[dict[str, Any]], lpips_note: str | None
+    task: EditingTask, pictures: Sequence[Picture], facts: Sequence[EditedImage], lpips_note: str | None
 ) -> list[str]:
     notes = []
-    seen = [f for f in facts if f["psnr_db"] is not None]
-    if seen:
-        mean, given = (float(np.mean([f[key] for f in seen])) for key in ("psnr_db", "psnr_given_db"))
-        also = [f["lpips"] for f in seen if f["lpips"] is not None]
+    said = [f["psnr_db"] for f in facts if f["psnr_db"] is not None]
+    if said:
+        given = [f["psnr_given_db"] for f in facts if f["psnr_given_db"] is not None]  # none where it equals the truth
+        also = [f["lpips"] for f in facts if f["psnr_db"] is not None and f["lpips"] is not None]
         notes.append(
-            f"PSNR to the input {mean:.1f} dB on average, of what the model was given {given:.1f} dB"
+            f"PSNR to the input {np.mean(said):.1f} dB on average"
+            + (f", of what the model was given {np.mean(given):.1f} dB" if given else "")
             + (f"; LPIPS {np.mean(also):.3f}" if also else "")
         )
     if pictures and task.name in ("inpaint", "colorize", "superres"):
@@ -162,7 +165,7 @@ def _overview(
     results: Sequence[Result],
     pixels: Sequence[np.ndarray],
     seen: Sequence[np.ndarray],
-    facts: Sequence[dict[str, Any]],
+    facts: Sequence[EditedImage],
 ) -> dict[str, Any]:
     """Rows, captions and labels of the picture that shows everything."""
     rows: list[list[np.ndarray]] = []
@@ -212,7 +215,7 @@ def _decibels(text: str, value: float | None) -> str:
 
 def _folder(
     out: Path,
-    told: dict[str, Any],
+    told: Edited,
     title: str,
     overview: dict[str, Any],
     pictures: Sequence[Picture],

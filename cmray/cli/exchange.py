@@ -15,6 +15,7 @@ from cmray.cli.options import DEFAULT_STORAGE, Json, RunName, Storage, TrackingU
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cmray.cli.documents import ExportedModel, Imported
     from cmray.exchange.base import Exported, MismatchError
 
 #: registered names, read off the file names: importing them would import torch, which help must not wait for
@@ -107,10 +108,16 @@ def import_(
     assert origin is not None
     run, shape = facts.run, "x".join(str(side) for side in facts.shape[1:])
     if as_json:
-        told = {"out": str(out), "shape": facts.shape, "num_classes": facts.num_classes, "net": facts.run_config["net"]}
-        print_json(
-            {**told, "objective": facts.run_config["objective"], "origin": origin.model_dump(), "assumed": assumed}
-        )
+        told: Imported = {
+            "out": str(out),
+            "shape": facts.shape,
+            "num_classes": facts.num_classes,
+            "net": facts.run_config["net"],
+            "objective": facts.run_config["objective"],
+            "origin": origin,
+            "assumed": assumed,
+        }
+        print_json(told)
         return
     classes = f", {facts.num_classes} classes" if facts.num_classes else ""
     channels = f"{facts.shape[0]} channel{'s' * (facts.shape[0] > 1)}"
@@ -173,8 +180,14 @@ def export(
         )
     following = shlex.join(word.replace("{out}", str(out)) for word in shlex.split(following))
     if as_json:
-        told = {"out": str(out), "format": to, "weights": what.model.weights, "licence": what.licence}
-        print_json({**told, "files": sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())})
+        told: ExportedModel = {
+            "out": str(out),
+            "format": to,
+            "weights": what.model.weights,
+            "licence": what.licence,
+            "files": sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()),
+        }
+        print_json(told)
         return
     say(f"{name} ({what.model.weights}) as {to}: {out}")
     if to != "pyfunc" and not what.licence:

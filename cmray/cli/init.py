@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cmray.cli.console import print_json, say
 from cmray.cli.options import Json
+
+if TYPE_CHECKING:
+    from cmray.cli.documents import Copied
 
 
 def init(
@@ -32,6 +35,7 @@ def init(
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
     if as_json:
-        print_json({"folder": str(folder.absolute()), "files": list(files)})
+        told: Copied = {"folder": str(folder.absolute()), "files": list(files)}
+        print_json(told)
         return
     say(f"{len(files)} experiment files in {folder}; next: cmray sweep {folder / 'quickstart.yaml'}")

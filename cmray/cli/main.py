@@ -29,9 +29,8 @@ from cmray.cli import (
     ui,
 )
 from cmray.cli.console import errors
+from cmray.cli.exits import BAD_INPUT, DONE, INTERRUPTED
 from cmray.core.errors import CmrayError
-
-INTERRUPTED = 130
 
 #: what a wrong command line raises; some versions of typer bring a click of their own, so typer is asked for the class
 UsageError: Any = typer.BadParameter.__base__
@@ -79,7 +78,7 @@ app.command("doctor")(doctor.doctor)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command. Exit codes: 0 done, 1 a trial failed or a bug, 2 bad input, 3 time was up, 130 interrupted."""
+    """Runs one command, and ends the process with one of the codes of cmray.cli.exits."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(argv, standalone_mode=False)
@@ -87,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         errors.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
         code = error.exit_code
     except UsageError as error:
-        code = 2
+        code = BAD_INPUT
         if not error.format_message().strip():  # no command was given, and typer has shown the help
             sys.exit(code)
         command = error.ctx.command_path if error.ctx else "cmray"
@@ -96,16 +95,16 @@ def main(argv: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        code = 0
+        code = DONE
     except OSError as error:
         if error.filename is None:  # not about a file of the user's
             raise
         text = _plain(f"{error.filename}: {error.strerror}")
         errors.print(f"[bold red]error:[/] {text}", soft_wrap=True, highlight=False)
-        code = 2
+        code = BAD_INPUT
     if code == INTERRUPTED:  # also how typer passes Ctrl-C on
         errors.print("stopped; the same command goes on where this one was", soft_wrap=True, highlight=False)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code if isinstance(code, int) else DONE)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from cmray.cli.console import output, print_json, say
 from cmray.cli.options import DEFAULT_STORAGE, Json, Storage
 
 if TYPE_CHECKING:
+    from cmray.cli.documents import Reported
     from cmray.tracking.records import ExperimentRecord
 
 
@@ -60,7 +61,8 @@ def report(
     if out is None:
         share([default_folder(record)])
     if as_json:
-        print_json({"files": {k: str(v) for k, v in files.items()}, "sentences": summary_sentences(record)})
+        told: Reported = {"files": {k: str(v) for k, v in files.items()}, "sentences": summary_sentences(record)}
+        print_json(told)
         return
     show_record(record)
     for name, path in files.items():

@@ -26,6 +26,7 @@ from cmray.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cmray.cli.documents import Drawn
     from cmray.config.checkpoint_facts import CheckpointFacts
     from cmray.engine.drawing import Drawing
     from cmray.engine.evaluator import Pool
@@ -120,10 +121,13 @@ def sample(
                 _write(who, how, drawing, out, pool, _told(progress, run))
     finally:
         progress.close()
-    told = {"sampler": how.title, "nfe": how.nfe, "times": how.times, "weights": who.weights}
     if as_json:
-        images = {} if out is None else {"out": str(out), "num": num, "seed": seed}
-        print_json({**images, **told, **({} if trajectory is None else {"trajectory": str(trajectory)})})
+        told: Drawn = {"sampler": how.title, "nfe": how.nfe, "times": list(how.times), "weights": who.weights}
+        if out is not None:
+            told["out"], told["num"], told["seed"] = str(out), num, seed
+        if trajectory is not None:
+            told["trajectory"] = str(trajectory)
+        print_json(told)
         return
     if how.times[0] < (top := who.run.noise.sigma_max):
         say(f"note: samples begin as pure noise of level {top:g}; from {how.times[0]:g} they are bad")

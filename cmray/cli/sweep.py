@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from cmray.cli.console import duration, errors, output, print_json, say
+from cmray.cli.exits import DONE, FAILED, OUT_OF_TIME
 from cmray.cli.options import (
     DEFAULT_STORAGE,
     Address,
@@ -33,11 +34,10 @@ from cmray.cli.report import show_record
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cmray.cli.documents import Plan as PlanDocument
+    from cmray.cli.documents import PlannedTrial, Swept
     from cmray.cluster.sweep import Outcome
     from cmray.config.plan import Plan
-
-#: exit code of a sweep that is not through because --max-hours was over
-OUT_OF_TIME = 3
 
 
 def sweep(
@@ -125,7 +125,7 @@ def sweep(
     if outcome.left:
         _show_left(outcome, max_hours, same_command(context))
         return OUT_OF_TIME
-    return 1 if outcome.failed else 0
+    return FAILED if outcome.failed else DONE
 
 
 def _show_left(outcome: Outcome, hours: float | None, again: str) -> None:
@@ -144,14 +144,15 @@ def _show_left(outcome: Outcome, hours: float | None, again: str) -> None:
     errors.print(f"Go on with: {escape(again)}", highlight=False, soft_wrap=True)
 
 
-def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, Any]:
+def _describe(plan: Plan, limit: int | None, address: str | None) -> PlanDocument:
     """What a sweep will do, as plain values."""
     from cmray.cluster.forecast import forecast, needs_cost
     from cmray.cluster.stages import result_of, resumes_at, stopped
     from cmray.engine.cost import cost_of
 
     expected = forecast(plan, limit, here=address is None)
-    trials, finished = [], [t for t in plan.all_trials if result_of(t) is not None]
+    trials: list[PlannedTrial] = []
+    finished = [t for t in plan.all_trials if result_of(t) is not None]
     cost = cost_of(plan, finished) if needs_cost(plan, expected) else None
     for trial in plan.all_trials:
         run, done = trial.run, result_of(trial) is not None
@@ -186,7 +187,7 @@ def _describe(plan: Plan, limit: int | None, address: str | None) -> dict[str, A
     }
 
 
-def _show_plan(shown: dict[str, Any], storage: str) -> None:
+def _show_plan(shown: PlanDocument, storage: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -214,7 +215,7 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
             f"{t['steps']:,}",
             f"{least}{t['workers']} x {each}",
             t["state"],
-            *([hours(t["gpu_hours"])] if costly else []),
+            *([hours(t["gpu_hours"] or 0)] if costly else []),
         )
     errors.print(table)
     new = sum(t["state"] != "done" and not t["state"].startswith("stopped") for t in shown["trials"])
@@ -233,7 +234,7 @@ def _show_plan(shown: dict[str, Any], storage: str) -> None:
             f"about {duration(seconds)}"
             if seconds is not None
             else f"{hours(shown['gpu_hours'])} GPU-hours {SPEED}"
-            if costly
+            if shown["gpu_hours"] is not None
             else "unknown until the first steps (not measurable here)"
         )
         errors.print(f"Estimated time: [bold]{about}[/]", highlight=False)
@@ -277,7 +278,7 @@ def _sample_best(outcome: Outcome) -> list[str]:
     return ["sample", f"{trial.experiment}/{trial.name}", *how, "--num", "64", "--out", "samples.png"]
 
 
-def _as_json(outcome: Outcome, command: str | None) -> dict[str, Any]:
+def _as_json(outcome: Outcome, command: str | None) -> Swept:
     record = outcome.record
     return {
         "experiment": record.name,
@@ -293,9 +294,9 @@ def _as_json(outcome: Outcome, command: str | None) -> dict[str, Any]:
                 "role": t.role,
                 "status": t.status,
                 "error": t.error.splitlines()[0] if t.error else None,
-                "stopped": t.stopped.model_dump(mode="json") if t.stopped else None,
-                "evaluations": [e.model_dump(mode="json") for e in t.evaluations],
-                "searches": [s.model_dump(mode="json") for s in t.searches],
+                "stopped": t.stopped,
+                "evaluations": t.evaluations,
+                "searches": t.searches,
             }
             for t in record.trials
         ],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from cmray.cli.console import errors, output, print_json, say
 from cmray.cli.options import DEFAULT_STORAGE, Address, File, Json, Overlay, Set, Storage, TrackingUri, command
+
+if TYPE_CHECKING:
+    from cmray.cli.documents import Trained
 
 
 def train(
@@ -77,7 +80,8 @@ def train(
     name = f"{trial.experiment}/{trial.name}"
     own = next(t for t in outcome.record.trials if t.name == trial.name)
     if as_json:
-        print_json({"trial": name, "status": own.status, "result": own.result.model_dump() if own.result else None})
+        told: Trained = {"trial": name, "status": own.status, "result": own.result}
+        print_json(told)
     elif own.status == "finished":
         said = "trained" if outcome.trained else "was trained already"
         output.print(f"{name} {said}: {trial.run.train.steps:,} steps", highlight=False)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cmray.config.run import RunConfig
 from cmray.core.errors import CheckpointError
@@ -20,12 +20,12 @@ class Origin(BaseModel):
     """Where the weights of a checkpoint come from that was imported."""
 
     model_config = ConfigDict(frozen=True)
-    format: str  # as in `cmray import`
-    file: str  # its name, or the folder's
-    sha256: str  # of the file of weights
-    licence: str | None  # of the weights; None where nobody said
-    note: str = ""
-    data_known: bool = True  # whether anybody said what they learned from
+    format: str = Field(description="as in cmray import")
+    file: str = Field(description="name of the file, or of the folder")
+    sha256: str = Field(description="of the file of weights")
+    licence: str | None = Field(description="of the weights; null where nobody said")
+    note: str = Field(default="", description="a line of whoever imported it")
+    data_known: bool = Field(default=True, description="whether anybody said what they learned from")
 
     @property
     def trained_here(self) -> bool:

@@ -27,9 +27,9 @@ RESERVED = frozenset({"datasets", "reference", "mlartifacts", "mlflow.db"})
 class Draw(Strict):
     """One random field: exactly one of uniform, log_uniform and choice."""
 
-    uniform: tuple[float, float] | None = None
-    log_uniform: tuple[float, float] | None = None
-    choice: tuple[Any, ...] | None = Field(default=None, min_length=1)
+    uniform: tuple[float, float] | None = Field(default=None, description="[low, high], ascending")
+    log_uniform: tuple[float, float] | None = Field(default=None, description="[low, high], positive and ascending")
+    choice: tuple[Any, ...] | None = Field(default=None, min_length=1, description="values, each as likely")
     integer: bool = Field(default=False, description="whole numbers, both bounds included")
     digits: int | None = Field(default=None, ge=1, le=15, description="significant digits that are kept")
 
@@ -74,9 +74,9 @@ class Draw(Strict):
 class RandomConfig(Strict):
     """`count` points, each field drawn on its own."""
 
-    count: int = Field(ge=1, le=10_000)
-    seed: int = Field(default=0, ge=0)
-    fields: dict[str, Draw] = Field(min_length=1)
+    count: int = Field(ge=1, le=10_000, description="points to draw; equal ones are one trial")
+    seed: int = Field(default=0, ge=0, description="of the draws; the first points stay when count grows")
+    fields: dict[str, Draw] = Field(min_length=1, description="dotted field: how it is drawn")
 
     def points(self) -> list[dict[str, Any]]:
         rng = numpy_generator("random panel", self.seed)
@@ -89,7 +89,7 @@ class PanelConfig(Strict):
     base: dict[str, Any] = Field(default={}, description="fields of a run, merged over the experiment's")
     grid: dict[str, list[Any]] = Field(default={}, description="dotted field: values; all combinations")
     points: list[dict[str, Any]] = Field(default=[], description="dotted fields of single trials")
-    random: RandomConfig | None = None
+    random: RandomConfig | None = Field(default=None, description="points that are drawn")
 
     @field_validator("grid")
     @classmethod
@@ -103,8 +103,8 @@ class PanelConfig(Strict):
 class TeacherSampler(Strict):
     """A sampler of denoisers at a budget of network evaluations."""
 
-    name: str
-    nfe: int = Field(ge=1)
+    name: str = Field(description="a sampler of denoisers")
+    nfe: int = Field(ge=1, description="network evaluations per image")
     options: dict[str, Any] = Field(default={}, description="of the sampler, such as {S_churn: 40}")
 
     @field_validator("name")
@@ -129,7 +129,7 @@ class EvaluateConfig(Strict):
         default=(),
         description=f"more of them from the same samples, each {METRICS_HELP}; may give `metric` its options",
     )
-    num_samples: int = Field(default=10_000, ge=2)
+    num_samples: int = Field(default=10_000, ge=2, description="images of each number")
     repeats: int = Field(
         default=1, ge=1, le=100, description="blocks of num_samples seeds; above 1 a number is their mean, with spread"
     )
@@ -185,12 +185,12 @@ class EvaluateConfig(Strict):
 class SearchConfig(Strict):
     """Greedy search of sampling times, one after the other."""
 
-    nfe: Budgets = Field(default=(2,), min_length=1)
+    nfe: Budgets = Field(default=(2,), min_length=1, description="numbers of steps whose times are searched, from 2")
     num_sigmas: int | None = Field(
         default=None, ge=3, description="points of the grid searched; null takes the model's own N"
     )
-    num_samples: int = Field(default=10_000, ge=2)
-    trials: Literal["best", "all"] = "best"
+    num_samples: int = Field(default=10_000, ge=2, description="images of each candidate, on seeds of the search")
+    trials: Literal["best", "all"] = Field(default="best", description="best: of the best model in one step alone")
     mode: Literal["ternary", "section", "exhaustive", "continuous", "reference"] = Field(
         default="ternary",
         description="section cuts with as many candidates as the pool serves, exhaustive tries the whole grid, "
@@ -242,19 +242,21 @@ class SearchConfig(Strict):
 
 
 class ReportConfig(Strict):
-    x: Literal["step", "nimg"] = "step"
+    """How the report draws."""
+
+    x: Literal["step", "nimg"] = Field(default="step", description="axis of curves: training steps, or images seen")
 
 
 class ExperimentConfig(RunConfig):
     """An experiment file. Without panels it is a single run, as used by `cmray train` and for teachers."""
 
-    name: str
-    description: str = ""
-    panels: dict[str, PanelConfig] = Field(default={})
+    name: str = Field(description="of the folder of results: up to 100 letters, digits, '.', '_', '-' and spaces")
+    description: str = Field(default="", description="a text for reports and MLflow")
+    panels: dict[str, PanelConfig] = Field(default={}, description="name: trials that vary the run; none is one run")
     stopping: StoppingField | None = Field(default=None, description="ends trials early")  # type: ignore[valid-type]
-    evaluate: EvaluateConfig | None = None
-    search: SearchConfig | None = None
-    report: ReportConfig = ReportConfig()
+    evaluate: EvaluateConfig | None = Field(default=None, description="what is measured of finished trials")
+    search: SearchConfig | None = Field(default=None, description="sampling times to look for; needs evaluate")
+    report: ReportConfig = Field(default=ReportConfig(), description="how curves are drawn")
 
     @field_validator("name")
     @classmethod

@@ -32,8 +32,8 @@ def check_any_metric(value: str) -> str:
 class MetricSpec(Strict):
     """One wanted number: a measure in the features of an extractor, each with its options."""
 
-    measure: component(measures)  # type: ignore[valid-type]
-    extractor: component(extractors)  # type: ignore[valid-type]
+    measure: component(measures, "what is computed of features")  # type: ignore[valid-type]
+    extractor: component(extractors, "what computes the features")  # type: ignore[valid-type]
 
     @property
     def name(self) -> str:

@@ -18,8 +18,12 @@ class ResourcesConfig(Strict):
         "for all",
         json_schema_extra=NOT_IDENTITY,
     )
-    cpus_per_worker: float = Field(default=1, gt=0, json_schema_extra=NOT_IDENTITY)
-    gpus_per_worker: float = Field(default=0, ge=0, json_schema_extra=NOT_IDENTITY)
+    cpus_per_worker: float = Field(
+        default=1, gt=0, description="logical CPUs; also the threads of a worker", json_schema_extra=NOT_IDENTITY
+    )
+    gpus_per_worker: float = Field(
+        default=0, ge=0, description="GPUs; fractions share one, 0 trains on CPUs", json_schema_extra=NOT_IDENTITY
+    )
     retries: int = Field(
         default=0,
         ge=0,

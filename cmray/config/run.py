@@ -80,9 +80,11 @@ class DataConfig(Strict):
 class NoiseConfig(Strict):
     """The range of noise levels and the scale of the data."""
 
-    sigma_min: float = Field(default=0.002, gt=0)
-    sigma_max: float = Field(default=80.0, gt=0)
-    rho: float = Field(default=7.0, gt=0)
+    sigma_min: float = Field(default=0.002, gt=0, description="epsilon, the lowest noise level; images are in [-1, 1]")
+    sigma_max: float = Field(default=80.0, gt=0, description="T, the noise level that sampling starts from")
+    rho: float = Field(
+        default=7.0, gt=0, description="spacing of the levels between them; larger is denser at low noise"
+    )
     sigma_data: float | None = Field(
         default=None, gt=0, description="standard deviation of the data; null takes the dataset's"
     )
@@ -120,12 +122,14 @@ class TeacherConfig(Strict):
 class OptimizerConfig(Strict):
     """The optimizer and its learning-rate schedule: linear warm-up, then cosine to lr * final_lr."""
 
-    name: Literal["radam", "adam", "adamw"] = "radam"
-    lr: float = Field(default=1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup_steps: int = Field(default=0, ge=0)
+    name: Literal["radam", "adam", "adamw"] = Field(default="radam", description="the update rule")
+    lr: float = Field(default=1e-3, gt=0, description="learning rate after the warm-up")
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="decay of both moments, each in [0, 1)")
+    eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="of adam in the gradient; of adamw and radam apart from it"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which lr rises from 0, at most train.steps")
     final_lr: float = Field(
         default=1.0, ge=0, le=1, description="fraction of lr at the end of a cosine; 1 keeps it constant"
     )
@@ -141,18 +145,22 @@ class OptimizerConfig(Strict):
 class TrainConfig(Strict):
     """The loop: how long, how much at once, what is averaged and how often it is saved."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, description="optimizer steps of the run")
     batch_size: int = Field(ge=1, description="images per step over all workers")
     accumulate: int = Field(default=1, ge=1, description="parts in which each worker takes its share of a batch")
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="how weights follow gradients")
     grad_clip: float | None = Field(default=None, gt=0, description="largest gradient norm; null does not clip")
     ema: tuple[float, ...] = Field(default=(0.999,), min_length=1, description="rates; the first is used for sampling")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of the networks' operations; weights, losses and averages stay float32"
+    )
     compile: bool = Field(default=False, description="torch.compile the networks: worth it for long runs")
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="steps; null saves ten times a run", json_schema_extra=NOT_IDENTITY
     )
-    keep_checkpoints: int = Field(default=2, ge=1, json_schema_extra=NOT_IDENTITY)
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="newest ones that stay on disk", json_schema_extra=NOT_IDENTITY
+    )
     log_every: int | None = Field(
         default=None, ge=1, description="steps; null logs 50 times a run", json_schema_extra=NOT_IDENTITY
     )
@@ -183,8 +191,8 @@ class CurveConfig(Strict):
     """The cheap Fréchet curve that a run draws of itself while it trains, on its first EMA."""
 
     every: int = Field(ge=1, description="steps")
-    num_samples: int = Field(default=2_048, ge=2)
-    nfe: Budgets = Field(default=(1,), min_length=1)
+    num_samples: int = Field(default=2_048, ge=2, description="images of each point")
+    nfe: Budgets = Field(default=(1,), min_length=1, description="network evaluations per image, a curve each")
     metric: Metric = Field(default="fd/digits", description=METRIC_HELP)
 
     @property
@@ -205,15 +213,19 @@ class CurveConfig(Strict):
 class RunConfig(Strict):
     """Everything that decides what one training run computes."""
 
-    seed: int = Field(default=0, ge=0)
-    data: DataConfig
+    seed: int = Field(default=0, ge=0, description="of weights, batches, noise and drawn times")
+    data: DataConfig = Field(description="the images")
     net: NetField  # type: ignore[valid-type]
-    noise: NoiseConfig = NoiseConfig()
+    noise: NoiseConfig = Field(default=NoiseConfig(), description="noise levels of training and sampling")
     objective: ObjectiveField  # type: ignore[valid-type]
-    teacher: TeacherConfig | None = None
-    train: TrainConfig
-    curve: CurveConfig | None = None
-    resources: ResourcesConfig = ResourcesConfig()
+    teacher: TeacherConfig | None = Field(
+        default=None, description="a denoiser to learn from, where the objective does"
+    )
+    train: TrainConfig = Field(description="the loop")
+    curve: CurveConfig | None = Field(
+        default=None, description="what is measured while training; null measures nothing"
+    )
+    resources: ResourcesConfig = Field(default=ResourcesConfig(), description="what a trial takes of the machines")
 
     @model_validator(mode="after")
     def _agree(self) -> RunConfig:

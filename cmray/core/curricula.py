@@ -17,7 +17,7 @@ mu_schedules: Registry[Any] = Registry("schedule of mu", ["cmray.core.curricula"
 class FixedNumSigmas(ComponentConfig):
     """N(k) = num_sigmas."""
 
-    num_sigmas: int = Field(18, ge=2)
+    num_sigmas: int = Field(18, ge=2, description="points of the grid, one more than its intervals")
 
     @property
     def label(self) -> str:
@@ -34,8 +34,8 @@ class AdaptiveNumSigmas(ComponentConfig):
     N(0) = s0 and N grows to s1 + 1, so that the grid has between s0 - 1 and s1 intervals.
     """
 
-    s0: int = Field(2, ge=2)
-    s1: int = Field(150, ge=2)
+    s0: int = Field(2, ge=2, description="points of the grid at the first step")
+    s1: int = Field(150, ge=2, description="intervals of the grid at the last step; at least s0")
 
     @model_validator(mode="after")
     def _ordered(self) -> AdaptiveNumSigmas:
@@ -57,8 +57,8 @@ class AdaptiveNumSigmas(ComponentConfig):
 class DoublingNumSigmas(ComponentConfig):
     """N(k) = min(s0 2^floor(k/K'), s1) + 1 with K' = floor(K / (log2 floor(s1/s0) + 1))   (iCT, Sec. 3.4)."""
 
-    s0: int = Field(10, ge=1)
-    s1: int = Field(1280, ge=1)
+    s0: int = Field(10, ge=1, description="intervals of the grid at the first step")
+    s1: int = Field(1280, ge=1, description="intervals of the grid at the last step; at least s0")
 
     @model_validator(mode="after")
     def _ordered(self) -> DoublingNumSigmas:
@@ -128,7 +128,7 @@ class HalvingNumSigmas(ComponentConfig):
 class FixedMu(ComponentConfig):
     """mu(k) = mu; 0 makes the target a copy of the student."""
 
-    mu: float = Field(0.95, ge=0, lt=1)
+    mu: float = Field(0.95, ge=0, lt=1, description="kept of the target at each step; 0 copies the student")
 
     def mu_at(self, num_sigmas: int, s0: int | None) -> float:
         return self.mu
@@ -141,8 +141,8 @@ class AdaptiveMu(ComponentConfig):
     s0 is that of the adaptive schedule of N.
     """
 
-    mu0: float = Field(0.9, gt=0, lt=1)
-    divisor: Literal["paper", "reference"] = "paper"
+    mu0: float = Field(0.9, gt=0, lt=1, description="mu at the first step, where N(k) is s0 and divisor is paper")
+    divisor: Literal["paper", "reference"] = Field("paper", description="D: N(k) as printed, N(k) - 1 as in the code")
 
     def mu_at(self, num_sigmas: int, s0: int | None) -> float:
         if s0 is None:
@@ -151,5 +151,7 @@ class AdaptiveMu(ComponentConfig):
         return math.exp(s0 * math.log(self.mu0) / intervals)
 
 
-NumSigmasField = component(num_sigmas_schedules, number=("fixed", "num_sigmas"))
-MuField = component(mu_schedules, number=("fixed", "mu"))
+NumSigmasField = component(
+    num_sigmas_schedules, "N(k), points of the grid of noise levels at step k", number=("fixed", "num_sigmas")
+)
+MuField = component(mu_schedules, "decay of the target network, an average of the student", number=("fixed", "mu"))

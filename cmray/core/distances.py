@@ -19,7 +19,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 distances: Registry[Any] = Registry(
     "distance", ["cmray.core.distances", "cmray.metrics.distances", "cmray.metrics.lpips"]
 )
-DistanceField = component(distances)
+DistanceField = component(distances, "d(a, b) between two images")
 
 
 class DistanceConfig(ComponentConfig):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
 from cmray.core import plugins
@@ -20,7 +21,7 @@ T = TypeVar("T", bound=type)
 class ComponentConfig(Strict):
     """The typed options of one component. `name` is the registered name; subclasses add fields and `build`."""
 
-    name: str = ""
+    name: str = Field(default="", description="which component it is; alone it stands for its defaults")
 
     def model_post_init(self, _context: Any, /) -> None:
         if not self.name:
@@ -125,10 +126,19 @@ def from_plugins() -> list[tuple[plugins.Plugin, str, str]]:
     return sorted(found, key=lambda each: (each[0].module, each[1], each[2]))
 
 
-def component(registry: Registry[Any], number: tuple[str, str] | None = None) -> Any:
+@dataclass(frozen=True)
+class Holds:
+    """What a field's annotation says of the component it holds, for whoever describes configs."""
+
+    registry: Registry[Any]
+    number: tuple[str, str] | None  # as in `component`
+
+
+def component(registry: Registry[Any], description: str = "", number: tuple[str, str] | None = None) -> Any:
     """The pydantic annotation of a field that holds one component of `registry`.
 
     Args:
+        description: of the field, unless it has one of its own.
         number: (component name, field) that a bare number in a YAML file stands for.
     """
 
@@ -137,4 +147,9 @@ def component(registry: Registry[Any], number: tuple[str, str] | None = None) ->
             value = {"name": number[0], number[1]: value}
         return registry.parse(value)
 
-    return Annotated[SerializeAsAny[ComponentConfig], BeforeValidator(parse)]
+    return Annotated[
+        SerializeAsAny[ComponentConfig],
+        BeforeValidator(parse),
+        Holds(registry, number),
+        Field(description=description or f"a {registry.kind}"),
+    ]

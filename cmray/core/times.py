@@ -13,7 +13,7 @@ from torch import Tensor
 from cmray.core.registry import ComponentConfig, Registry, component
 
 time_samplers: Registry[Any] = Registry("time sampler", ["cmray.core.times"])
-TimesField = component(time_samplers)
+TimesField = component(time_samplers, "how training draws noise levels")
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class UniformTimes(TimeSampler):
 class Lognormal(TimesConfig):
     """ln sigma ~ N(P_mean, P_std^2); on a grid, its mass between neighbours   (EDM, Table 1; iCT, Sec. 3.5)."""
 
-    P_mean: float = -1.1
-    P_std: float = Field(2.0, gt=0)
+    P_mean: float = Field(-1.1, description="mean of ln sigma")
+    P_std: float = Field(2.0, gt=0, description="standard deviation of ln sigma")
 
     def build(self, device: torch.device, bins: int) -> TimeSampler:
         return LognormalTimes(self)
@@ -149,7 +149,7 @@ class LossSecondMoment(TimesConfig):
     """
 
     history: int = Field(10, ge=1, description="losses kept per bin")
-    uniform_share: float = Field(0.001, gt=0, le=1)
+    uniform_share: float = Field(0.001, gt=0, le=1, description="share of the probability that stays uniform")
 
     def build(self, device: torch.device, bins: int) -> TimeSampler:
         return LossSecondMomentTimes(self, device, bins)

@@ -54,11 +54,13 @@ def group_rows(shape: Sequence[int]) -> int:
 
 
 class Shard(BaseModel):
+    """One Parquet file of a prepared dataset."""
+
     model_config = ConfigDict(frozen=True)
-    file: str = Field(pattern=r"^shard-[0-9]{5,}\.parquet$")
-    rows: PositiveInt
-    bytes: PositiveInt
-    sha256: Sha256
+    file: str = Field(pattern=r"^shard-[0-9]{5,}\.parquet$", description="name in the folder")
+    rows: PositiveInt = Field(description="images in it")
+    bytes: PositiveInt = Field(description="size of the file")
+    sha256: Sha256 = Field(description="of the file")
 
 
 @dataclass(frozen=True)
@@ -81,25 +83,25 @@ class Manifest(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    format_version: int
-    name: str = Field(pattern=r"^[^/]+$")
-    split: str
-    source: str
-    count: PositiveInt
-    skipped: NonNegativeInt
-    shape: tuple[Channels, PositiveInt, PositiveInt]
-    classes: tuple[str, ...]
-    encoding: Literal["raw", "png", "jpeg"]
-    crop: str
-    background: str
-    group_rows: PositiveInt
-    mean: FiniteFloat
-    std: Deviation
-    channel_mean: tuple[FiniteFloat, ...]
-    channel_std: tuple[Deviation, ...]
-    digest: Sha256
-    shards: tuple[Shard, ...] = Field(min_length=1)
-    cmray_version: str
+    format_version: int = Field(description="of the folder's layout; this cmray reads 2")
+    name: str = Field(pattern=r"^[^/]+$", description="of the dataset")
+    split: str = Field(description="part of the source")
+    source: str = Field(description="where it was read from")
+    count: PositiveInt = Field(description="images")
+    skipped: NonNegativeInt = Field(description="images that could not be used and were left out")
+    shape: tuple[Channels, PositiveInt, PositiveInt] = Field(description="channels, height, width in pixels")
+    classes: tuple[str, ...] = Field(description="names by label; empty without labels")
+    encoding: Literal["raw", "png", "jpeg"] = Field(description="of the pixels: raw, png or jpeg")
+    crop: str = Field(description="rule by which images became square")
+    background: str = Field(description="colour under transparent pixels")
+    group_rows: PositiveInt = Field(description="images that are read together")
+    mean: FiniteFloat = Field(description="over all values, in [-1, 1]")
+    std: Deviation = Field(description="over all values, in [-1, 1]")
+    channel_mean: tuple[FiniteFloat, ...] = Field(description="the same of each channel")
+    channel_std: tuple[Deviation, ...] = Field(description="the same of each channel")
+    digest: Sha256 = Field(description="SHA-256 of the content in order, whatever the shards")
+    shards: tuple[Shard, ...] = Field(min_length=1, description="the Parquet files, in order")
+    cmray_version: str = Field(description="that prepared it")
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

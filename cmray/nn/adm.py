@@ -33,7 +33,7 @@ class ADMConfig(AttentionUNetConfig):
     openai/consistency_models come and go through `cmray.nn.adm_state`.
     """
 
-    channels: int = Field(192, ge=1)
+    channels: int = Field(192, ge=1, description="feature maps at full resolution, before the multipliers")
     multipliers: Multipliers = (1, 2, 3, 4)
     blocks: Blocks = 3
     attention_resolutions: AttentionResolutions = (32, 16, 8)

@@ -10,7 +10,7 @@ from torch import nn
 from cmray.core.registry import ComponentConfig, Registry, component
 
 nets: Registry[Any] = Registry("net", ["cmray.nn"])
-NetField = component(nets)
+NetField = component(nets, "the network that is trained")
 
 #: (channels, height, width)
 Shape = tuple[int, int, int]
@@ -42,13 +42,13 @@ AttentionResolutions = Annotated[
         "the height of a level, but the default's others are passed over"
     ),
 ]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1, description="share of activations set to 0 while training")]
 
 
 class AttentionUNetConfig(NetConfig):
     """Fields of the published U-Nets, whose levels each halve the sides and attend at heights given in pixels."""
 
-    channels: int
+    channels: int = Field(description="feature maps at full resolution, before the multipliers")
     multipliers: Multipliers
     blocks: Blocks
     attention_resolutions: AttentionResolutions

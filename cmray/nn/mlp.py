@@ -15,8 +15,8 @@ from cmray.nn.layers import NoiseEmbedding, zero_init
 class MLPConfig(NetConfig):
     """Pre-norm residual blocks on the flattened image. Cost grows with (C H W) x width: for images to about 16 px."""
 
-    width: int = Field(192, ge=8)
-    depth: int = Field(6, ge=1)
+    width: int = Field(192, ge=8, description="units of each layer")
+    depth: int = Field(6, ge=1, description="residual blocks of two layers")
 
     def build(self, shape: Shape, num_classes: int) -> nn.Module:
         return MLP(shape, self.width, self.depth, num_classes)

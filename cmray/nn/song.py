@@ -20,7 +20,9 @@ class SongConfig(AttentionUNetConfig):
     The defaults are EDM's CIFAR-10 settings. Weights of NVlabs/edm come and go through `cmray.nn.song_state`.
     """
 
-    channels: int = Field(128, ge=8, multiple_of=4)
+    channels: int = Field(
+        128, ge=8, multiple_of=4, description="feature maps at full resolution, before the multipliers"
+    )
     multipliers: Multipliers = (2, 2, 2)
     blocks: Blocks = 4
     attention_resolutions: AttentionResolutions = (16,)

@@ -17,11 +17,11 @@ from cmray.nn.layers import GroupNorm32, NoiseEmbedding, attend, num_groups, zer
 class UNetConfig(NetConfig):
     """Residual blocks with a noise shift, self-attention at chosen levels, nearest-neighbour up- and downsampling."""
 
-    channels: int = Field(32, ge=4)
+    channels: int = Field(32, ge=4, description="feature maps at full resolution, before the multipliers")
     multipliers: tuple[int, ...] = Field((1, 2), min_length=1, description="channels of each level, highest first")
     blocks: int = Field(1, ge=1, description="residual blocks per level")
     attention_levels: tuple[int, ...] = Field((), description="levels with self-attention; 0 is full resolution")
-    head_width: int = Field(32, ge=4)
+    head_width: int = Field(32, ge=4, description="channels per attention head")
 
     @field_validator("multipliers")
     @classmethod

@@ -17,7 +17,7 @@ from cmray.core.times import Draw, KarrasCurve, TimeSampler
 TEACHER_NFE = 35
 
 objectives: Registry[Any] = Registry("objective", ["cmray.objectives"])
-ObjectiveField = component(objectives)
+ObjectiveField = component(objectives, "what is minimised")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -40,7 +40,7 @@ class ContinuousConfig(ObjectiveConfig):
     lacks: ClassVar[tuple[str, ...]] = ("num_sigmas", "solver", "mu")  # the grid is endlessly fine
 
     distance: DistanceField = "l2"  # type: ignore[valid-type]
-    weight: WeightName = "uniform"
+    weight: WeightName = Field("uniform", description="lambda(sigma); 1/dt is the limit of that of a grid")
     times: TimesField = "uniform"  # type: ignore[valid-type]
 
     @model_validator(mode="after")
@@ -70,7 +70,9 @@ class ContinuousCDConfig(FromTeacher, ContinuousConfig):
 
     needs_teacher: ClassVar[bool] = True
 
-    theta_minus: Literal["stopgrad", "student"] = "stopgrad"
+    theta_minus: Literal["stopgrad", "student"] = Field(
+        "stopgrad", description="what stands for the target: the student without gradients, or with them (l2 and l1)"
+    )
 
     @property
     def frozen_forwards(self) -> int:

@@ -29,13 +29,13 @@ class ECTConfig(FromTeacher, PairConfig):
     lacks: ClassVar[tuple[str, ...]] = ("solver", "num_sigmas", "mu")
 
     distance: DistanceField = PseudoHuber(factor=0.0)  # type: ignore[valid-type]
-    weight: WeightName = "1/dt"
+    weight: WeightName = Field("1/dt", description="1/dt is one over t - r; 1/dt or uniform, as r may be 0")
     times: TimesField = Lognormal(P_mean=-1.1, P_std=2.0)  # type: ignore[valid-type]
     mapping: Literal["sigmoid", "constant"] = Field("sigmoid", description="constant sets n(t) to 1")
     q: float = Field(2.0, gt=1, description="each stage divides t - r by q")
-    k: float = Field(8.0, ge=0)
-    b: float = Field(1.0, ge=0)
-    stages: int = Field(8, ge=1)
+    k: float = Field(8.0, ge=0, description="height of the sigmoid in n(t)")
+    b: float = Field(1.0, ge=0, description="how fast n(t) falls from 1 + k/2 at t = 0 to 1")
+    stages: int = Field(8, ge=1, description="equal parts of the run; q ** stages is at most 65,536")
 
     @model_validator(mode="after")
     def _weight_exists_at_zero(self) -> ECTConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from cmray.core.curricula import MuField, NumSigmasField
 from cmray.core.distances import DistanceField
 from cmray.core.times import TimesField
@@ -20,5 +22,5 @@ class ICTConfig(CTConfig):
     num_sigmas: NumSigmasField = "doubling"  # type: ignore[valid-type]
     mu: MuField = 0.0  # type: ignore[valid-type]
     distance: DistanceField = "pseudo-huber"  # type: ignore[valid-type]
-    weight: WeightName = "1/dt"
+    weight: WeightName = Field("1/dt", description="lambda of a pair; 1/dt is one over sigma_hi - sigma_lo")
     times: TimesField = "lognormal"  # type: ignore[valid-type]

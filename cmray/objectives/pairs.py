@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from cmray.core.distances import DistanceField
@@ -21,7 +22,7 @@ class PairConfig(ObjectiveConfig):
     kind: ClassVar[Kind] = "consistency"
 
     distance: DistanceField = "l2"  # type: ignore[valid-type]
-    weight: WeightName = "uniform"
+    weight: WeightName = Field("uniform", description="lambda of a pair; 1/dt is one over sigma_hi - sigma_lo")
 
     @property
     def frozen_forwards(self) -> int:

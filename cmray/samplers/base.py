@@ -46,7 +46,7 @@ class Sampler(ComponentConfig):
     #: whether it asks a consistency function f rather than a denoiser D
     of_consistency: ClassVar[bool] = False
 
-    sigmas: tuple[float, ...] = Field(min_length=1)
+    sigmas: tuple[float, ...] = Field(min_length=1, description="noise levels, positive and ascending")
     clip_denoised: bool = Field(False, description="clip what the network says to [-1, 1], as the reference code does")
 
     @field_validator("sigmas")

@@ -26,7 +26,7 @@ class DDIM(Sampler):
 
     order: ClassVar[int | None] = 1
 
-    eta: float = Field(0.0, ge=0, le=1)
+    eta: float = Field(0.0, ge=0, le=1, description="share of the posterior's noise: 0 is euler, 1 is ancestral")
 
     @property
     def is_deterministic(self) -> bool:

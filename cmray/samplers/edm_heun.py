@@ -22,20 +22,15 @@ class EDMHeun(SolverSampler):
 
     before a step from t, t^ = t + gamma t and x^ = x + sqrt(t^^2 - t^2) S_noise z, with
     gamma = min(S_churn / N, sqrt(2) - 1) where S_min <= t <= S_max, else 0; N steps.
-
-    Args:
-        S_churn: how much noise is added over all steps; at 0 the sampler is deterministic and draws none.
-        S_min, S_max: the noise levels that are churned; no upper bound by default.
-        S_noise: standard deviation of the added noise; EDM uses 1 to 1.007.
     """
 
     order: ClassVar[int | None] = 2
     solver: ClassVar[SolverConfig] = Heun()
 
-    S_churn: float = Field(0.0, ge=0)
-    S_min: float = Field(0.0, ge=0)
-    S_max: float | None = Field(None, gt=0)
-    S_noise: float = Field(1.0, gt=0)
+    S_churn: float = Field(0.0, ge=0, description="how much noise is added over all steps; at 0 none is drawn")
+    S_min: float = Field(0.0, ge=0, description="lowest noise level that is churned")
+    S_max: float | None = Field(None, gt=0, description="highest noise level that is churned; null has no bound")
+    S_noise: float = Field(1.0, gt=0, description="standard deviation of the added noise; EDM uses 1 to 1.007")
 
     @model_validator(mode="after")
     def _consistent(self) -> EDMHeun:

@@ -15,16 +15,16 @@ from cmray.samplers.base import Sampler, samplers
 
 @samplers.register("multistep")
 class Multistep(Sampler):
-    """x <- f(x, tau); x <- x + sqrt(tau'^2 - sigma_min^2) z; ...   (Consistency Models, Alg. 1).
-
-    Args:
-        sigma_min: epsilon, the noise that f leaves in its output; below every noise level. 0 for an f with EDM's
-            preconditioning, whose boundary is the clean image.
-    """
+    """x <- f(x, tau); x <- x + sqrt(tau'^2 - sigma_min^2) z; ...   (Consistency Models, Alg. 1)."""
 
     of_consistency: ClassVar[bool] = True
 
-    sigma_min: float = Field(0.002, ge=0)
+    sigma_min: float = Field(
+        0.002,
+        ge=0,
+        description="epsilon, the noise that f leaves in its output; below every noise level. 0 for an f with EDM's "
+        "preconditioning, whose boundary is the clean image. Taken from the model",
+    )
 
     @model_validator(mode="after")
     def _above(self) -> Multistep:

@@ -18,7 +18,7 @@ class OneStep(Sampler):
 
     of_consistency: ClassVar[bool] = True
 
-    sigmas: tuple[float, ...] = Field(min_length=1, max_length=1)
+    sigmas: tuple[float, ...] = Field(min_length=1, max_length=1, description="the one noise level, positive")
 
     @property
     def is_deterministic(self) -> bool:

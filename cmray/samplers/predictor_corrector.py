@@ -33,14 +33,12 @@ class PredictorCorrector(Sampler):
     The released code averages |z| and |s| over the batch; here they are each sample's own, so that a sample does not
     depend on its batch. The corrector's step does not shrink as levels are added: it leaves a variance
     1 / (1 - snr^2) times that of the data.
-
-    Args:
-        snr: r; 0.16 for CIFAR-10 in the paper.
-        corrector_steps: M, Langevin steps at each level; 0 leaves the predictor.
     """
 
-    snr: float = Field(0.16, gt=0, lt=1)
-    corrector_steps: int = Field(1, ge=0)
+    snr: float = Field(
+        0.16, gt=0, lt=1, description="r, signal to noise of a corrector's step; the paper's for CIFAR-10"
+    )
+    corrector_steps: int = Field(1, ge=0, description="M, Langevin steps at each level; 0 leaves the predictor")
 
     @property
     def nfe_step(self) -> int:

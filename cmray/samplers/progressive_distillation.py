@@ -19,14 +19,13 @@ class ProgressiveDistillation(Sampler):
 
     A student of progressive distillation learns where two Euler steps between these levels lead (Salimans & Ho 2022,
     Alg. 2; grid and end as in `sample_progdist` of the Consistency Models reference code).
-
-    Args:
-        sigmas: as everywhere, but the lowest one is where sampling ends; at least 2.
     """
 
     order: ClassVar[int | None] = 1
 
-    sigmas: tuple[float, ...] = Field(min_length=2)
+    sigmas: tuple[float, ...] = Field(
+        min_length=2, description="noise levels, positive and ascending; the lowest is where sampling ends"
+    )
 
     @property
     def nfe_last(self) -> int:

@@ -10,7 +10,7 @@ from cmray.core.precond import Denoise, expand
 from cmray.core.registry import ComponentConfig, Registry, component
 
 solvers: Registry[Any] = Registry("solver", ["cmray.solvers"])
-SolverField = component(solvers)
+SolverField = component(solvers, "one step along the teacher's probability-flow ODE")
 
 
 class SolverConfig(ComponentConfig):

@@ -57,4 +57,4 @@ class StoppingConfig(ComponentConfig):
 
 
 stopping_rules: Registry[StoppingConfig] = Registry("stopping rule", ["cmray.stopping"])
-StoppingField = component(stopping_rules)
+StoppingField = component(stopping_rules, "when trials are ended early")

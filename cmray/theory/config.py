@@ -16,8 +16,8 @@ from cmray.solvers import SolverField
 class MixtureConfig(Strict):
     """Data in one dimension: a mixture of Gaussians. One component is a Gaussian."""
 
-    means: tuple[float, ...] = Field(min_length=1)
-    stds: tuple[float, ...] = Field(min_length=1)
+    means: tuple[float, ...] = Field(min_length=1, description="of each component")
+    stds: tuple[float, ...] = Field(min_length=1, description="standard deviation of each component, positive")
     shares: tuple[float, ...] = Field(min_length=1, description="of each component; they need not sum to 1")
 
     @model_validator(mode="after")
@@ -35,9 +35,9 @@ class MixtureConfig(Strict):
 class TheoryNoise(Strict):
     """The Karras curve."""
 
-    sigma_min: float = Field(0.02, gt=0)
-    sigma_max: float = Field(10.0, gt=0)
-    rho: float = Field(7.0, gt=0)
+    sigma_min: float = Field(0.02, gt=0, description="the lowest noise level")
+    sigma_max: float = Field(10.0, gt=0, description="the highest noise level")
+    rho: float = Field(7.0, gt=0, description="spacing of the levels between them")
 
     @model_validator(mode="after")
     def _ordered(self) -> TheoryNoise:
@@ -50,8 +50,10 @@ class TheoryConfig(Strict):
     """Which data, which solvers, which numbers of intervals N - 1."""
 
     data: dict[str, MixtureConfig] = Field(min_length=1, description="name -> mixture")
-    noise: TheoryNoise = TheoryNoise(sigma_min=0.02, sigma_max=10.0, rho=7.0)
-    solvers: tuple[SolverField, ...] = Field(min_length=1)  # type: ignore[valid-type]
+    noise: TheoryNoise = Field(
+        TheoryNoise(sigma_min=0.02, sigma_max=10.0, rho=7.0), description="the range of noise levels"
+    )
+    solvers: tuple[SolverField, ...] = Field(min_length=1, description="those of Theorem 1")  # type: ignore[valid-type]
     intervals: tuple[int, ...] = Field(min_length=3, description="N - 1, ascending")
     nodes: int = Field(24, ge=4, description="Gauss-Hermite nodes per integral over data and over noise")
 
@@ -63,9 +65,11 @@ class TheoryConfig(Strict):
 
 
 class TheoryFile(Strict):
-    name: str = Field(min_length=1)
-    description: str = ""
-    theory: TheoryConfig
+    """A file for `cmray theory`."""
+
+    name: str = Field(min_length=1, description="of the folder of results")
+    description: str = Field("", description="a text for people")
+    theory: TheoryConfig = Field(description="what is measured")
 
 
 def load_theory(path: Path, overrides: list[str]) -> TheoryFile:

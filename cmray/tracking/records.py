@@ -20,7 +20,7 @@ import statistics
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class Record(BaseModel):
@@ -31,29 +31,37 @@ class Event(Record):
     """Metrics at a step. `kind` is "train" (loss, N, mu, lr, images per second), "curve" (fd/... by nfe) or "workers"
     (how many train from here on, of a run that may change their number)."""
 
-    kind: Literal["train", "curve", "workers"]
-    step: int
-    nimg: int
-    time: float  # seconds since the epoch, UTC
-    metrics: dict[str, float]  # e.g. {"loss": 0.1} or {"fd/digits@1": 3.4}
-    intervals: dict[str, tuple[float, float]] = {}  # 95%, of a curve's metrics, where its samples tell
+    kind: Literal["train", "curve", "workers"] = Field(description="train, curve or workers")
+    step: int = Field(description="training steps done")
+    nimg: int = Field(description="images seen")
+    time: float = Field(description="seconds since the epoch, UTC")
+    metrics: dict[str, float] = Field(description="such as loss 0.1, or fd/digits@1 3.4")
+    intervals: dict[str, tuple[float, float]] = Field(
+        default={}, description="95%, of a curve's metrics, where its samples tell"
+    )
 
 
 class Result(Record):
     """What training ended with."""
 
-    steps: int
-    nimg: int
-    seconds: float  # spent training over all resumed parts, on the clock, what was interrupted and repeated included
-    gpu_seconds: float | None = None  # GPUs held times seconds; older records did not count
-    cpu_seconds: float | None = None  # of all processes
-    energy_joules: float | None = None  # of the GPUs, where NVML tells it of each and no other run shares them
-    repeated_seconds: float = 0.0  # of these, spent on steps that an interruption undid
-    checkpoint: str  # folder name under checkpoints/
-    weights_sha256: str
-    versions: dict[str, str]
-    git: str | None
-    world_size: int
+    steps: int = Field(description="training steps")
+    nimg: int = Field(description="images seen")
+    seconds: float = Field(
+        description="of training over all resumed parts, on the clock, what was interrupted and repeated included"
+    )
+    gpu_seconds: float | None = Field(default=None, description="GPUs held times seconds; null in older records")
+    cpu_seconds: float | None = Field(default=None, description="of all training processes; null in older records")
+    energy_joules: float | None = Field(
+        default=None, description="of the GPUs, where NVML tells it of each and no other run shares them"
+    )
+    repeated_seconds: float = Field(default=0.0, description="of seconds, spent on steps that an interruption undid")
+    checkpoint: str = Field(description="folder name under checkpoints/")
+    weights_sha256: str = Field(description="SHA-256 of the weights that are sampled from")
+    versions: dict[str, str] = Field(description="of Python and of the packages that decide results")
+    git: str | None = Field(
+        description="revision of cmray, with +changes where its tree differed; null for an installed package"
+    )
+    world_size: int = Field(description="processes that trained it")
 
 
 class Provenance(Record):
@@ -63,50 +71,58 @@ class Provenance(Record):
     no model of ours made, `weights` is their name, `weights_sha256` their digest, and there is no sampler.
     """
 
-    metric: str  # MEASURE/EXTRACTOR, "fd/digits"
-    extractor: str
-    extractor_sha256: str
-    reference_sha256: str  # of the reference statistics, or of the file of published ones
-    dataset: str  # or the name of the file of published statistics
-    split: str  # "published" for such a file
-    reference_n: int | None  # None where such a file does not tell
-    n: int  # of each block of seeds, where there are several
-    seed_first: int
-    seed_block: int
-    sampler: str
-    nfe: int
-    times: list[float]  # noise levels of the sampler's steps, descending
-    weights: str  # "ema 0.999" or "student"
-    weights_sha256: str
-    searched: bool  # whether the times were searched for this model
-    options: dict[str, Any] = {}  # of the measure, all of them
-    resizer: str = "none"  # how images became the size of the extractor's network
-    seed_blocks: int = 1  # disjoint blocks of n seeds that were measured, one after the other from seed_first
+    metric: str = Field(description="MEASURE/EXTRACTOR, such as fd/digits")
+    extractor: str = Field(description="what computed the features")
+    extractor_sha256: str = Field(description="SHA-256 of its weights")
+    reference_sha256: str = Field(
+        description="SHA-256 of the reference statistics, or of the file of published ones; empty without a reference"
+    )
+    dataset: str = Field(
+        description="of the reference, or the name of the file of published statistics; empty without a reference"
+    )
+    split: str = Field(description="of that dataset; published for such a file")
+    reference_n: int | None = Field(
+        description="images of the reference; 0 without one, null where a file of statistics does not tell"
+    )
+    n: int = Field(description="images measured, of each block of seeds where there are several")
+    seed_first: int = Field(description="seed of the first image")
+    seed_block: int = Field(description="seeds that went through the network together")
+    sampler: str = Field(description="name and options")
+    nfe: int = Field(description="network evaluations per image; 0 for images that no model of cmray made")
+    times: list[float] = Field(description="noise levels of the sampler's steps, descending")
+    weights: str = Field(description="ema RATE or student; for images that no model of cmray made, their name")
+    weights_sha256: str = Field(description="SHA-256 of the weights, or the digest of the images")
+    searched: bool = Field(description="whether the times were searched for this model")
+    options: dict[str, Any] = Field(default={}, description="of the measure, all of them")
+    resizer: str = Field(default="none", description="how images became the size of the extractor's network")
+    seed_blocks: int = Field(
+        default=1, description="disjoint blocks of n seeds that were measured, one after the other from seed_first"
+    )
 
 
 class SeedBlock(Record):
     """The value of one of several blocks of n seeds."""
 
-    seed_first: int
-    value: float
-    low: float | None
-    high: float | None
+    seed_first: int = Field(description="seed of the block's first image")
+    value: float = Field(description="of this block alone")
+    low: float | None = Field(description="of its 95% interval")
+    high: float | None = Field(description="of its 95% interval")
 
 
 class Evaluation(Record):
     """One number. Over several blocks of seeds `value` is the mean and `error` that of the mean."""
 
-    key: str
-    value: float
-    provenance: Provenance
-    seconds: float  # since the one before it that was measured with it, so that those of a stage add up
-    time: float
-    low: float | None = None  # of the 95% interval
-    high: float | None = None
-    error: float | None = None  # standard error
-    note: str = ""  # what the measure has to say of the value
-    better: Literal["lower", "higher"] = "lower"
-    blocks: list[SeedBlock] = []  # empty for one block
+    key: str = Field(description="name of the record's file")
+    value: float = Field(description="the number; over several blocks of seeds their mean")
+    provenance: Provenance = Field(description="what the value depends on")
+    seconds: float = Field(description="of measuring, since the number before it that was measured with it")
+    time: float = Field(description="when it was measured, seconds since the epoch, UTC")
+    low: float | None = Field(default=None, description="of the 95% interval; null where the measure has none")
+    high: float | None = Field(default=None, description="of the 95% interval; null where the measure has none")
+    error: float | None = Field(default=None, description="standard error; null where the measure has none")
+    note: str = Field(default="", description="what the measure has to say of the value")
+    better: Literal["lower", "higher"] = Field(default="lower", description="which values are: lower or higher")
+    blocks: list[SeedBlock] = Field(default=[], description="the value of each block of seeds; empty for one block")
 
     @property
     def spread(self) -> float | None:
@@ -121,43 +137,59 @@ class Evaluation(Record):
 
 
 class SearchPoint(Record):
-    index: int  # into the ascending grid, which mode "continuous" makes for itself, evenly in log sigma
-    sigma: float
-    value: float
-    error: float | None = None  # standard error of its difference to the point chosen in its round, where known
-    tied: bool = False  # whether it cannot be told apart from that point
-    confirmed: float | None = None  # the value on further samples, for points that were within the noise of the best
+    """A noise level that a search looked at."""
+
+    index: int = Field(description="place in the ascending grid; mode continuous makes its own, evenly in log sigma")
+    sigma: float = Field(description="noise level")
+    value: float = Field(description="of the metric there; lower is better")
+    error: float | None = Field(
+        default=None, description="standard error of its difference to the point chosen in its round, where known"
+    )
+    tied: bool = Field(default=False, description="whether it cannot be told apart from that point")
+    confirmed: float | None = Field(
+        default=None, description="the value on further samples, for points that were within the noise of the best"
+    )
 
 
 class Search(Record):
     """One greedy search. `times` are the best noise levels found, descending, beginning with sigma_max."""
 
-    key: str
-    nfe: int
-    times: list[float]
-    value: float  # of the best point, on the search's own seeds; the reported number is an Evaluation
-    points: list[SearchPoint]  # every evaluated point, in order of evaluation; one round of points per searched time
-    rounds: list[int]  # how many of `points` belong to each searched time
-    provenance: Provenance  # of the best point
-    seconds: float
-    time: float
-    mode: str = "ternary"
-    parallel: int = 1  # candidates of one round of modes "section" and "continuous"
-    nfe_spent: int | None = None  # images that went through the network for this search; older records did not count
-    tied: list[float] = []  # noise levels that cannot be told apart from the one chosen in their round
-    confirm_samples: int | None = None  # samples behind `confirmed` values
+    key: str = Field(description="name of the record's file")
+    nfe: int = Field(description="network evaluations per image, one for each time")
+    times: list[float] = Field(description="the best noise levels found, descending, beginning with sigma_max")
+    value: float = Field(
+        description="of the best point, on the search's own seeds; the reported number is an evaluation on others"
+    )
+    points: list[SearchPoint] = Field(description="every evaluated point, in order of evaluation")
+    rounds: list[int] = Field(description="how many of points belong to each searched time")
+    provenance: Provenance = Field(description="what the value of the best point depends on")
+    seconds: float = Field(description="of searching, on the clock")
+    time: float = Field(description="when it ended, seconds since the epoch, UTC")
+    mode: str = Field(default="ternary", description="how it searched")
+    parallel: int = Field(default=1, description="candidates of one round of modes section and continuous")
+    nfe_spent: int | None = Field(
+        default=None, description="images that went through the network for it; null in older records"
+    )
+    tied: list[float] = Field(
+        default=[], description="noise levels that cannot be told apart from the one chosen in their round"
+    )
+    confirm_samples: int | None = Field(
+        default=None, description="samples behind confirmed values; null where none were"
+    )
 
 
 class Decision(Record):
     """What a stopping rule decided about a trial at a training step."""
 
-    rule: dict[str, Any]  # its options, with the metric that it compares
-    step: int
-    value: float  # the trial's own, that was judged
-    goes_on: bool
-    limit: float | None  # the largest value that went on; None when there was nothing to compare with
-    known: int  # trials that were compared, this one included
-    time: float  # seconds since the epoch
+    rule: dict[str, Any] = Field(description="the rule's options, with the metric that it compares")
+    step: int = Field(description="training step at which it judged")
+    value: float = Field(description="the trial's own, that was judged")
+    goes_on: bool = Field(description="whether the trial trains on")
+    limit: float | None = Field(
+        description="the largest value that went on; null when there was nothing to compare with"
+    )
+    known: int = Field(description="trials that were compared, this one included")
+    time: float = Field(description="seconds since the epoch, UTC")
 
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed"]

@@ -355,3 +355,13 @@ def test_from_python_the_same_bits_as_on_the_command_line(tmp_path, gray):
         model.edit("inpaint", images[:, :, :4, :4], box=(0, 0, 1, 1))
     with pytest.raises(CmrayError, match=r"finite and in \[-1, 1\]"):
         model.edit("stroke", torch.full((1, 1, 8, 8), 2.0))
+
+
+def test_an_input_that_the_model_is_shown_whole(gray, tmp_path):
+    """A flat image loses nothing when it is made small, so there is no PSNR of what the model was given."""
+    Image.new("L", (8, 8), 90).save(tmp_path / "flat.png")
+    given = ("--input", tmp_path / "flat.png", "--factor", 2, "--num", 2, "--out", tmp_path / "o.png", "--json")
+    told = good(here("edit", "superres", gray, *given)).json
+    assert [result["psnr_given_db"] for result in told["results"]] == [None, None]
+    assert told["results"][0]["psnr_db"] > 0
+    assert "of what the model was given" not in " ".join(told["notes"])

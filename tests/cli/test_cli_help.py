@@ -1,34 +1,31 @@
 """Help and version: quick, complete, and with something to copy."""
 
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer
 from cli_run import ROOT, apart, good, here
+from shell_words import calls, check
 
-COMMANDS = [
-    "sweep",
-    "train",
-    "evaluate",
-    "search",
-    "sample",
-    "edit",
-    "import",
-    "export",
-    "report",
-    "theory",
-    "studio",
-    "ui",
-    "doctor",
-    "features train",
-    "data prepare",
-    "data info",
-    "jobs submit",
-    "jobs list",
-    "jobs logs",
-    "jobs stop",
-]
+from cmray.cli.exits import MEANINGS
+from cmray.cli.main import app
+
+
+def commands(group: Any, before: str = "") -> Iterator[str]:
+    """The command lines of a group and of the groups in it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}"
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
 
 
 def test_help_answers_within_a_second():
@@ -67,6 +64,40 @@ def test_every_command_has_an_example_that_names_it(command):
     text = " ".join(ran.out.split())
     assert f"Example: cmray {command}" in text
     assert "--json" in text or command in ("studio", "ui")
+
+
+def test_there_are_as_many_commands_as_were_written():
+    assert len(COMMANDS) == len(set(COMMANDS)) == 21
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_the_help_are_commands_that_exist(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    ran = here(*command.split(), "--help")
+    lines = [line.strip(" │").removeprefix("Example: ") for line in ran.out.splitlines()]
+    examples = [line for line in lines if line.startswith(f"cmray {command} ") or line == f"cmray {command}"]
+    assert examples
+    for line in examples:
+        (words,) = calls(line)
+        check(words)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("cmray se", "search"), ("cmray data p", "prepare"), ("cmray sweep --dry", "--dry-run")]
+)
+def test_the_shell_completes_commands_and_options(typed, offered):
+    asked = {"_CMRAY_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    code = "import sys; sys.argv = ['cmray']; from cmray.cli.main import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **asked}
+    )
+    assert offered in ran.stdout.split()
+
+
+def test_exit_codes_are_told_where_they_are_made():
+    assert sorted(MEANINGS) == [0, 1, 2, 3, 130]
+    assert here("--version").code == 0
+    assert here("sweep").code == here("sweep", "--nonsense").code == here("nonsense").code == here().code == 2
 
 
 @pytest.mark.parametrize("command", ["", "data", "jobs"])

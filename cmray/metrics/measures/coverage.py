@@ -18,14 +18,11 @@ class Coverage(NeighbourMeasure):
     Balls stand around real images, so generated outliers cover nothing more. Equal distributions with N and M
     images reach 1 - (N - 1)...(N - k) / ((M + N - 1)...(M + N - k)) on average, 0.97 for N = M and k = 5. The
     surface is outside, as in the authors' code. The interval is over generated images, with the reference fixed.
-
-    Args:
-        k: 5 in the paper.
     """
 
     title: ClassVar[str] = "coverage"
 
-    k: int = Field(5, ge=1)
+    k: int = Field(5, ge=1, description="the neighbour that a ball reaches to; 5 in the paper")
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
         other, generated, real = self.sides(sample, reference)

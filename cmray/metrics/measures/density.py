@@ -18,14 +18,11 @@ class Density(NeighbourMeasure):
     1 on average for equal distributions, and above 1 where generated images crowd where real ones do: an
     outlier's wide ball counts once among many. The surface is outside, as in the authors' code, which makes it
     exactly 1 for a sample that is the reference. The interval is over generated images, the reference fixed.
-
-    Args:
-        k: 5 in the paper.
     """
 
     title: ClassVar[str] = "density"
 
-    k: int = Field(5, ge=1)
+    k: int = Field(5, ge=1, description="the neighbour that a ball reaches to; 5 in the paper")
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
         other, generated, real = self.sides(sample, reference)

@@ -42,15 +42,14 @@ class FrechetDistanceAtInfinity(MeasureConfig):
     groups is the distance at n / g. All points use every image once, so noise that is linear in the images is
     the same in all of them and stays in the intercept as it is in FD(n); the standard error adds the line's own
     to it. The bias from the finite reference stays. The value may come out below 0 where the truth is near it.
-
-    Args:
-        points: through how many numbers of images the line goes, at most the number of blocks.
     """
 
     title: ClassVar[str] = "Fréchet distance at n = infinity"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
 
-    points: int = Field(5, ge=3, le=20)
+    points: int = Field(
+        5, ge=3, le=20, description="through how many numbers of images the line goes, at most the number of blocks"
+    )
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
         other = self.against(sample, reference).statistics

@@ -28,9 +28,6 @@ class InceptionScore(MeasureConfig):
     It knows no reference. It is the Inception Score with the classifier of that paper only; with another one it
     says the same of that one's classes. Papers print mean and standard deviation over splits: the note has the
     latter, and the error is the mean's own. A finite split is biased downwards.
-
-    Args:
-        splits: consecutive parts of the sample, of equal sizes up to one image.
     """
 
     title: ClassVar[str] = "Inception Score"
@@ -38,7 +35,7 @@ class InceptionScore(MeasureConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"probabilities"})
     needs_reference: ClassVar[bool] = False
 
-    splits: int = Field(10, ge=1)
+    splits: int = Field(10, ge=1, description="consecutive parts of the sample, of equal sizes up to one image")
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
         p = self.array(sample, "probabilities", "sample")

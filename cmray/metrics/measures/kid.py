@@ -39,18 +39,14 @@ class KernelDistance(MeasureConfig):
     s^2 estimates (1 - r) of the variance of one subset, and the mean keeps r of that variance however many
     subsets there are (first order of a U-statistic's variance): error^2 = s^2 (r / (1 - r) + 1 / subsets).
     The interval covers the sampling of both sides. There is none where a subset is a whole side.
-
-    Args:
-        subset_size: images of each side in a subset, drawn without replacement.
-        subsets: how many.
     """
 
     title: ClassVar[str] = "kernel distance (KID)"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
 
-    subset_size: int = Field(1000, ge=2)
-    subsets: int = Field(100, ge=2)
+    subset_size: int = Field(1000, ge=2, description="images of each side in a subset, drawn without replacement")
+    subsets: int = Field(100, ge=2, description="random subsets whose mean is taken")
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
         other = self.against(sample, reference)

@@ -19,14 +19,11 @@ class Precision(NeighbourMeasure):
     The ball around a real image reaches to its k-th nearest real image, surface included. Balls shrink as n
     grows: only numbers of equal n of both sides compare. The interval is over generated images, with the
     reference fixed.
-
-    Args:
-        k: 3 in the paper.
     """
 
     title: ClassVar[str] = "precision"
 
-    k: int = Field(3, ge=1)
+    k: int = Field(3, ge=1, description="the neighbour that a ball reaches to; 3 in the paper")
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
         other, generated, real = self.sides(sample, reference)

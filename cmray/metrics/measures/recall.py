@@ -17,14 +17,11 @@ class Recall(NeighbourMeasure):
 
     Precision with the sides exchanged: the ball around a generated image reaches to its k-th nearest generated
     image. The interval is over generated images, with the reference and the sizes of the balls fixed.
-
-    Args:
-        k: 3 in the paper.
     """
 
     title: ClassVar[str] = "recall"
 
-    k: int = Field(3, ge=1)
+    k: int = Field(3, ge=1, description="the neighbour that a ball reaches to; 3 in the paper")
 
     def estimate(self, sample: Sample, reference: Sample | None, seed: int) -> Estimate:
         _, generated, real = self.sides(sample, reference)
