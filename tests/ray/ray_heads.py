@@ -27,9 +27,9 @@ class Head:
     url: str
     folder: Path
 
-    def cmray(self, *words: object, token: str = TOKEN, mode: str = "token") -> Ran:
+    def cmray(self, *words: object, token: str = TOKEN, mode: str = "token", **more: str) -> Ran:
         """`cmray WORDS` on a machine that knows the job server."""
-        return apart(self.folder / "desk", *words, **self.environment(token, mode))
+        return apart(self.folder / "desk", *words, **self.environment(token, mode), **more)
 
     def running(self, *words: object) -> Running:
         return Running(self.folder / "desk", *words, **self.environment())

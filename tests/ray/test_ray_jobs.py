@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from cli_run import CT, write
+from plugin_example import EXAMPLE
 from ray_heads import Head, started
 
 from cmray.engine.versions import git_revision
@@ -31,10 +33,13 @@ def head(tmp_path_factory) -> Iterator[Head]:
 
 
 def test_a_sweep_runs_as_a_job_with_the_code_that_was_submitted(head):
-    file = write(head.folder / "quick.yaml", CT, QUICK)
+    """That of a plug-in's file included, which the submitting machine alone has."""
+    plugin = shutil.copyfile(EXAMPLE / "cmray_plugin_example" / "charbonnier.py", head.folder / "charbonnier.py")
+    plugins = {"CMRAY_PLUGINS": str(plugin)}
+    file = write(head.folder / "quick.yaml", CT, QUICK, {"objective": {"distance": "charbonnier"}})
     place = head.folder / "storage"
     words = ("jobs", "submit", file, "--storage", place, "--tracking-uri", "none", "--set", "seed=3", "--follow")
-    first = head.cmray(*words)
+    first = head.cmray(*words, **plugins)
     assert first.code == 0, first.err + first.out
     assert "Training trials" in first.out
     assert "table:" in first.out
@@ -48,8 +53,9 @@ def test_a_sweep_runs_as_a_job_with_the_code_that_was_submitted(head):
     assert len(results) == 2
     for result in results:
         assert result["git"] == job["revision"] == git_revision(), "other code than was submitted"
+        assert result["versions"]["charbonnier.py"].startswith("sha256:")
     before = {f: f.stat().st_mtime_ns for f in place.rglob("*.json")}
-    again = head.cmray("sweep", *words[2:-1], "--address", head.url)
+    again = head.cmray("sweep", *words[2:-1], "--address", head.url, **plugins)
     assert again.code == 0, again.err
     assert "Everything was done already" in again.out
     assert {f: f.stat().st_mtime_ns for f in before if f.parent.parent.name == "quick"} == {
