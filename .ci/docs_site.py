@@ -13,24 +13,12 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 #: pages whose source lies outside of docs/
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
-#: pages of the nav that a branch may not have yet
-OPTIONAL = ("extending.md",)
 #: where linked files of the repository lie on the site
 ELSEWHERE = "repository"
 #: the page that lists the files of a folder that a page links to
 LISTING = "files.md"
 
 _LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
-
-
-def on_config(config: Any) -> Any:
-    """Leaves optional pages out of the nav that are not there."""
-    missing = {name for name in OPTIONAL if not (ROOT / "docs" / name).is_file()}
-    for section in config["nav"]:
-        for pages in section.values():
-            if isinstance(pages, list):
-                pages[:] = [page for page in pages if not missing & set(page.values())]
-    return config
 
 
 def on_files(files: Files, config: Any) -> Files:

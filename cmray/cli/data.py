@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,8 @@ from cmray.cli.options import Address, Json, OwnSet, fields_set
 from cmray.cli.preparing import bar, downloading
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from cmray.datasets import DatasetConfig
     from cmray.datasets.manifest import Manifest
 
@@ -86,7 +88,7 @@ def prepare(
     from cmray.datasets.prepare import SKIPPED, Preparation
 
     given = {key: value for key, value in (("source", source), ("split", split)) if value is not None}
-    config = _dataset(name, fields_set(given, set_))
+    config = _dataset(name, given, fields_set({}, set_))
     options = {"crop": crop, "size": size, "channels": channels, "background": background, "encoding": encoding}
     _rule(config.usual_rule, options)  # options that contradict each other are told before anything is read
     with downloading(name):
@@ -108,25 +110,36 @@ def prepare(
     say(f"next: cmray data info {printable(out)}")
 
 
-def _dataset(name: str, given: Mapping[str, Any]) -> DatasetConfig:
-    """The dataset with the options that were given. Raises ConfigError for one that it does not take."""
+def _dataset(name: str, given: Mapping[str, Any], by_set: Mapping[str, Any]) -> DatasetConfig:
+    """The dataset with the options that were given, and by --set. Raises ConfigError for one that it does not take."""
     from pydantic import ValidationError
 
-    from cmray.core.errors import ConfigError
+    from cmray.core.errors import ConfigError, nearest
     from cmray.datasets import datasets
 
-    fields = datasets.get(name).model_fields
+    fields = [field for field in datasets.get(name).model_fields if field != "name"]
     for key in given:
-        if key not in fields and key in ("source", "split"):
+        if key not in fields:
             raise ConfigError(f"--{key} is given, but {name} comes with {_bringer(name)} and takes no {key}")
+    for key in by_set:
+        if key in given:
+            raise ConfigError(f"--{key} and --set {key} are both given; give one")
+        if key not in fields:
+            raise ConfigError(f"--set {key}: {name} has no field '{key}'; {nearest(key, fields)}")
     try:
-        return datasets.parse({"name": name, **given})
+        return datasets.parse({"name": name, **given, **by_set})
     except ValidationError as error:
-        first = error.errors()[0]
-        context = first.get("ctx", {})
-        if "key" in context:  # of --set
-            raise ConfigError(f"{name} has no field '{context['key']}'; {context['hint']}") from None
-        raise ConfigError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
+        raise ConfigError(_refused(error, by_set)) from None
+
+
+def _refused(error: ValidationError, by_set: Collection[str] = ()) -> str:
+    """What is wrong with options, the first of it, in one line that names the option."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    field = str(first["loc"][0])
+    return f"--set {field}={first['input']}: {message}" if field in by_set else f"--{field} {first['input']}: {message}"
 
 
 def _bringer(name: str) -> str:
@@ -148,10 +161,7 @@ def _rule(usual: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     try:
         return ImageRule.model_validate({**usual, **given})
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        where = f"--{first['loc'][0]} {first['input']}: " if first["loc"] else ""
-        raise ConfigError(f"{where}{message}") from None
+        raise ConfigError(_refused(error)) from None
 
 
 @app.command()

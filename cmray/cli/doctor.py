@@ -199,6 +199,7 @@ def _data(folder: str | None) -> list[Check]:
 def _ray(address: str | None, storage: str, tracking_uri: str | None, data: str | None) -> list[Check]:
     from cmray.cluster.connect import connected, ray_address
     from cmray.core.errors import CmrayError
+    from cmray.core.plugins import PluginError
 
     where = ray_address(address)
     if where is not None:
@@ -208,6 +209,8 @@ def _ray(address: str | None, storage: str, tracking_uri: str | None, data: str 
     try:
         with connected(None) as capacity:
             return [Check("Ray", True, f"{capacity.where}: {capacity.cpus:g} logical CPUs, {capacity.gpus:g} GPUs")]
+    except PluginError:  # told beside
+        return [Check("Ray", False, "not tried: a plug-in is broken")]
     except CmrayError as error:
         return [Check("Ray", False, str(error), "check --address and RAY_ADDRESS; without them Ray starts here")]
 

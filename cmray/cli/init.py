@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,10 @@ from cmray.cli.options import Json
 
 if TYPE_CHECKING:
     from cmray.cli.documents import Copied
+
+
+#: the file to begin with
+START = "quickstart.yaml"
 
 
 def init(
@@ -29,13 +34,18 @@ def init(
 
     check_place(folder, "FOLDER", folder=True)
     files = shipped_experiments()
-    with beside(folder) as copy:
+    there = folder.is_dir()  # it stays the folder that somebody may stand in
+    with beside(folder / ".copied" if there else folder) as copy:
         for name, source in files.items():
             target = copy / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
+    if there:
+        for path in (folder / ".copied").iterdir():
+            path.rename(folder / path.name)
+        (folder / ".copied").rmdir()
     if as_json:
         told: Copied = {"folder": str(folder.absolute()), "files": list(files)}
         print_json(told)
         return
-    say(f"{len(files)} experiment files in {folder}; next: cmray sweep {folder / 'quickstart.yaml'}")
+    say(f"{len(files)} experiment files in {folder}; next: {shlex.join(['cmray', 'sweep', str(folder / START)])}")

@@ -134,8 +134,13 @@ def fields_set(given: Mapping[str, Any], set_: list[str] | None) -> dict[str, An
     if not set_:
         return dict(given)
     from cmray.config.load import assignment
+    from cmray.core.errors import ConfigError
 
-    return {**given, **dict(assignment(item) for item in set_)}
+    found = dict(assignment(item) for item in set_)
+    for key in found:
+        if key in given:
+            raise ConfigError(f"--{key.replace('_', '-')} and --set {key} are both given; give one")
+    return {**given, **found}
 
 
 def sampler_named(text: str | None, has_budget: bool) -> dict[str, Any] | None:

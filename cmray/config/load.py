@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cmray.config.shipped import shipped_experiments
 from cmray.core.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
@@ -100,6 +101,15 @@ def load_raw(path: Path, overrides: Sequence[str] = (), overlays: Sequence[Path]
     return raw
 
 
+def _hint(path: Path) -> str:
+    """For those who have cmray without its tree, and type what they read."""
+    try:
+        shipped = f"{path.parent.name}/{path.name}" in {f"experiments/{name}" for name in shipped_experiments()}
+    except ConfigError:
+        return ""
+    return f"; `cmray init {path.parent.name}` makes a folder of those that come with cmray" if shipped else ""
+
+
 def assignment(item: str) -> tuple[str, Any]:
     """The key and the value, which is YAML, of `--set KEY=VALUE`. Raises ConfigError."""
     key, equals, text = item.partition("=")
@@ -138,7 +148,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> list[tuple[Path, dict[str, A
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         by = f", but {_shown(above[-1])} extends it" if above else ""
-        raise ConfigError(f"experiment file {shown} does not exist{by}") from None
+        raise ConfigError(f"experiment file {shown} does not exist{by or _hint(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"experiment file {shown} cannot be read: {getattr(error, 'strerror', None) or error}"

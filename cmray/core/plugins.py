@@ -6,6 +6,7 @@ looked for before the first look-up of a registry.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
@@ -23,6 +24,8 @@ from cmray.core.errors import CmrayError
 GROUP = "cmray.plugins"
 #: modules, and files of them, that are no installed package's: "near.py,my_package.samplers"
 VARIABLE = "CMRAY_PLUGINS"
+#: what stands in the place of a package where the module is a file of the user's
+TRAVELLED = "file"
 
 
 class PluginError(CmrayError):
@@ -37,7 +40,8 @@ class Plugin:
         module: its dotted name.
         distribution, version: of the installed package that brings it; "" for a file of the user's.
         entry_point: its name there; "" where CMRAY_PLUGINS names the module.
-        file: the file that CMRAY_PLUGINS names; None for a module.
+        file: the file that CMRAY_PLUGINS names; None for a module, and where the file has travelled.
+        is_file: a file of the user's, here or where it came from.
     """
 
     module: str
@@ -45,6 +49,7 @@ class Plugin:
     version: str = ""
     entry_point: str = ""
     file: Path | None = None
+    is_file: bool = False
 
     @property
     def title(self) -> str:
@@ -53,7 +58,7 @@ class Plugin:
 
     @property
     def key(self) -> str:
-        return self.distribution or f"{self.module}.py"
+        return self.distribution or (f"{self.module}.py" if self.is_file else self.module)
 
     @property
     def stamp(self) -> str:
@@ -65,8 +70,9 @@ class Plugin:
         if self.file is not None:
             _make_importable(self.file)
         try:
-            module = importlib.import_module(self.module)
-        except Exception as error:  # whatever a foreign module raises
+            with contextlib.redirect_stdout(sys.stderr):  # what it prints is no part of a command's output
+                module = importlib.import_module(self.module)
+        except (Exception, SystemExit) as error:  # whatever a foreign module raises
             raise PluginError(self._why(error)) from error
         found = getattr(module, "__file__", None)
         if self.file is not None and (found is None or Path(found).resolve() != self.file):
@@ -74,7 +80,7 @@ class Plugin:
                 f"{VARIABLE} names {self.file}, but module {self.module} is {found or 'built in'} already; rename it"
             )
 
-    def _why(self, error: Exception) -> str:
+    def _why(self, error: BaseException) -> str:
         text = str(error).strip()
         reason = f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
         top = self.module.partition(".")[0]
@@ -105,21 +111,37 @@ def announced() -> list[Plugin]:
         found.setdefault(point.module, Plugin(point.module, package, version, point.name))
     for word in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
         plugin = _named(word)
-        found.setdefault(plugin.module, plugin)
+        same = found.setdefault(plugin.module, plugin)
+        if plugin.file is not None and same.file != plugin.file:
+            other = same.file or f"module {same.module} of {same.title}"
+            raise PluginError(f"{VARIABLE} names {plugin.file}, but a plug-in is called so already: {other}; rename it")
     return list(found.values())
 
 
 def _named(word: str) -> Plugin:
-    """What stands in CMRAY_PLUGINS: a file, a module, or module@package==version, as workers are told."""
+    """What stands in CMRAY_PLUGINS: a file, a module, or module@package==version or module@file, as workers are told."""
     if word.endswith(".py") or os.sep in word:
         path = Path(word).expanduser().resolve()
         if not path.is_file() or path.suffix != ".py" or not path.stem.isidentifier():
             what = "does not exist" if not path.exists() else "is no Python file that can be imported by its name"
             raise PluginError(f"{VARIABLE} names {word}, which {what}")
-        return Plugin(path.stem, file=path)
+        return Plugin(path.stem, file=path, is_file=True)
     module, _, package = word.partition("@")
+    if package == TRAVELLED:
+        return Plugin(module, is_file=True)
     distribution, _, version = package.partition("==")
-    return Plugin(module, distribution, version)
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise PluginError(f"{VARIABLE} names '{word}', which is neither a Python file nor a module's dotted name")
+    return Plugin(module, distribution, version) if package else _installed(module)
+
+
+def _installed(module: str) -> Plugin:
+    """A module by its name alone: with its package, if it is of an installed one."""
+    top = module.partition(".")[0]
+    packages = importlib.metadata.packages_distributions().get(top, [])
+    if len(packages) != 1:
+        return Plugin(module)
+    return Plugin(module, packages[0], importlib.metadata.version(packages[0]))
 
 
 _lock = threading.RLock()
@@ -176,7 +198,11 @@ def stamps(plugins: Iterable[Plugin]) -> dict[str, str]:
 
 def variable_for_workers(plugins: Iterable[Plugin]) -> str:
     """The value of CMRAY_PLUGINS for processes elsewhere: modules, with the package that each should be in."""
-    return ",".join(f"{p.module}@{p.distribution}=={p.version}" if p.distribution else p.module for p in plugins)
+    return ",".join(f"{p.module}@{_origin(p)}" for p in plugins)
+
+
+def _origin(plugin: Plugin) -> str:
+    return f"{plugin.distribution}=={plugin.version}" if plugin.distribution else TRAVELLED if plugin.is_file else ""
 
 
 def _make_importable(file: Path) -> None:
