@@ -136,6 +136,16 @@ class TestLossSecondMoment:
         assert (draw.value >= edges[draw.bin] - 1e-3).all()
         assert (draw.value <= edges[draw.bin + 1] + 1e-3).all()
 
+    def test_draws_from_a_grid_weigh_as_they_are_drawn(self):
+        times = sampler(LEARNS, bins=3)
+        times.observe(torch.arange(3).repeat(3), torch.tensor([1.0, 5.0, 20.0]).repeat(3))
+        draw = times.index(30_000, torch.tensor([0.1, 0.5, 2.0, 80.0]), generator())
+        assert torch.equal(draw.bin, draw.value)
+        p = times.probabilities()
+        assert torch.equal(draw.importance, (1 / (3 * p[draw.value])).float())
+        assert draw.importance.mean().item() == pytest.approx(1, abs=0.03)
+        torch.testing.assert_close(torch.bincount(draw.value, minlength=3) / 30_000, p.float(), rtol=0, atol=0.01)
+
     def test_its_state_goes_into_another_one(self):
         one, other = sampler(LEARNS, bins=2), sampler(LEARNS, bins=2)
         one.observe(torch.tensor([0, 1] * 3), torch.tensor([1.0, 3.0] * 3))

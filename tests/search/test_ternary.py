@@ -47,6 +47,23 @@ def test_asking_again_changes_nothing_and_a_told_point_is_not_asked_again():
     assert search.points == [(20, 1.0)]
 
 
+@pytest.mark.parametrize(
+    ("lowest", "rounds"),
+    [
+        (2, [[3, 6], [1, 4], [0, 2]]),  # 3..9 without 6 to 9, then 0..3 without 4 and 5
+        (7, [[3, 6], [5, 8], [7, 9]]),
+        (4.5, [[3, 6], [4, 5]]),  # equal thirds: the minimum is between them
+    ],
+)
+def test_a_decision_drops_an_outer_third_with_its_point_and_equal_ones_drop_both(lowest, rounds):
+    search, asked = TernarySearch(0, 9), []
+    while wanted := search.ask():
+        asked.append(wanted)
+        for index in wanted:
+            search.tell(index, abs(index - lowest))
+    assert asked == rounds
+
+
 def test_best_is_the_best_of_all_points_even_when_the_search_went_elsewhere():
     values = {10: 5.0, 20: 4.0}  # the right side wins, then turns out worse everywhere
     search = TernarySearch(0, 30)
