@@ -140,6 +140,11 @@ def test_churn_is_algorithm_2():
     torch.testing.assert_close(denoise.seen[2][0], x, rtol=1e-5, atol=1e-5)
 
 
+def test_the_ends_of_the_churned_range_are_churned_and_nothing_beyond():
+    sampler = samplers.parse({"name": "edm-heun", "S_churn": 0.5, "S_min": 0.5, "S_max": 20, "sigmas": (0.5, 20.0)})
+    assert [sampler.gamma(t) for t in (0.499, 0.5, 20.0, 20.1)] == [0, 0.25, 0.25, 0]
+
+
 def test_churn_raises_a_level_by_no_more_than_the_square_root_of_2():
     for levels in (1, 3, 50):
         sampler = samplers.parse(
