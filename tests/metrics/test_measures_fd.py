@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure_samples import blocks_of, sample
+from scipy.stats import linregress
 
 from cmray.core.errors import DataError
 from cmray.metrics.frechet import covariance_root, frechet_distance
 from cmray.metrics.measures.base import Sample, measures
 from cmray.metrics.measures.fd import frechet_error
-from cmray.metrics.measures.fd_infinity import full_blocks
+from cmray.metrics.measures.fd_infinity import full_blocks, line
 from cmray.metrics.statistics import FeatureStatistics, merged
 
 FD, SFID, INFINITY = (measures.parse(name) for name in ("fd", "sfid", "fd-infinity"))
@@ -124,6 +125,15 @@ def test_spatial_features_only():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("points", [3, 5, 20])
+def test_the_intercept_and_its_error_are_those_of_least_squares(points):
+    rng = np.random.default_rng(points)
+    x = rng.uniform(0.001, 0.01, points)
+    y = 3 + 40 * x + rng.normal(0, 0.05, points)
+    found = linregress(x, y)
+    assert line(x, y) == pytest.approx((found.intercept, found.intercept_stderr), rel=1e-9)
+
+
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.1, 1.2)])
 def test_infinity_is_nearer_to_the_truth(mean, scale):
     dim, reference = 24, exact(24)

@@ -11,6 +11,7 @@ from cmray.core.grids import karras_sigmas
 from cmray.core.rng import SampleNoise
 from cmray.samplers import samplers
 from cmray.samplers.ancestral import split_level
+from cmray.samplers.predictor_corrector import norm
 
 DATA = Gaussian()
 SHAPE = (1, 4, 4)
@@ -79,6 +80,13 @@ def test_the_corrector_leaves_the_variance_that_its_step_size_implies():
     sampler = samplers.parse({"name": "predictor-corrector", "snr": snr, "corrector_steps": 3, "sigmas": grid(120)})
     x = sampler.sample(DATA.denoise, SampleNoise(range(200), (1, 16, 16)))
     assert x.std().item() == pytest.approx(DATA.std / math.sqrt(1 - snr**2), rel=0.015)
+
+
+def test_the_norms_of_the_corrector_are_rounded_once():
+    """So they are the same in any batch: sums of float32 would depend on how they are split."""
+    x = SampleNoise(range(8), (3, 32, 32)).draw()
+    exact = [math.sqrt(math.fsum(value**2 for value in row)) for row in x.flatten(1).double().tolist()]
+    assert torch.equal(norm(x).flatten(), torch.tensor(exact))
 
 
 def test_predictor_corrector_is_the_two_formulas_draw_by_draw():

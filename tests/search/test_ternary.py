@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lines import bowl, minimise
 
 from cmray.search import GreedySearch, TernarySearch
+from cmray.search.ternary import ReferenceTernarySearch
 
 
 def bound(count):
@@ -62,6 +63,13 @@ def test_a_decision_drops_an_outer_third_with_its_point_and_equal_ones_drop_both
         for index in wanted:
             search.tell(index, abs(index - lowest))
     assert asked == rounds
+
+
+def test_the_search_of_the_papers_code_by_hand():
+    """Thirds of 0..10, 3..10, 5..10, 6..10 (both are known), 7..10 and 7..9, cut to whole numbers."""
+    search = ReferenceTernarySearch(0, 10)
+    assert minimise(search, lambda index: float(abs(index - 8))) == [3, 6, 5, 7, 8, 9]
+    assert search.best == (8, 0.0)
 
 
 def test_best_is_the_best_of_all_points_even_when_the_search_went_elsewhere():
