@@ -10,6 +10,7 @@ from measure_samples import blocks_of, sample
 from scipy.stats import linregress
 
 from cmray.core.errors import DataError
+from cmray.core.rng import numpy_generator
 from cmray.metrics.frechet import covariance_root, frechet_distance
 from cmray.metrics.measures.base import Sample, measures
 from cmray.metrics.measures.fd import frechet_error
@@ -157,6 +158,23 @@ def test_infinity_depends_on_the_seed_only_a_little():
     assert len(set(values)) == 10
     assert np.std(values) < 0.5 * estimates[0].error
     assert estimates[0].note == "n=300 to 1,500"
+
+
+def test_infinity_is_the_line_through_the_mean_distances_of_equal_groups():
+    """Seven blocks of 100 in one, two (4 and 3) and three groups (3, 2 and 2)."""
+    a, reference, points = (
+        normal(3, 700, 4, 0.3, blocks=7),
+        exact(4),
+        measures.parse({"name": "fd-infinity", "points": 3}),
+    )
+    order = numpy_generator("fd-infinity", 5).permutation(7)
+    cuts = [[7], [4, 3], [3, 2, 2]]
+    x = [np.mean([1 / (100 * blocks) for blocks in sizes]) for sizes in cuts]
+    y = []
+    for sizes in cuts:
+        groups = np.split(order, np.cumsum(sizes)[:-1])
+        y.append(np.mean([frechet_distance(merged([a.blocks[i] for i in g]), reference.statistics) for g in groups]))
+    assert points.estimate(a, reference, 5).value == pytest.approx(linregress(x, y).intercept, rel=1e-9)
 
 
 def test_infinity_wants_enough_blocks_and_says_where_the_line_bends():

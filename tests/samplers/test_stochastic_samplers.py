@@ -71,6 +71,8 @@ def test_what_says_it_is_deterministic_draws_once(name):
             assert noise.draws == 1
         elif n > 1:
             assert noise.draws > 1
+    if name in ("one-step", "multistep"):
+        assert samplers.parse({"name": name, "sigmas": (80.0,)}).is_deterministic
     assert looked_at == {"one-step": 1, "progressive-distillation": 2}.get(name, 3)
 
 
