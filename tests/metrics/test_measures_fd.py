@@ -125,7 +125,6 @@ def test_spatial_features_only():
         SFID.estimate(a, other, 0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("points", [3, 5, 20])
 def test_the_intercept_and_its_error_are_those_of_least_squares(points):
     rng = np.random.default_rng(points)
@@ -135,6 +134,7 @@ def test_the_intercept_and_its_error_are_those_of_least_squares(points):
     assert line(x, y) == pytest.approx((found.intercept, found.intercept_stderr), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.1, 1.2)])
 def test_infinity_is_nearer_to_the_truth(mean, scale):
     dim, reference = 24, exact(24)
