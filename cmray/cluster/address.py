@@ -15,8 +15,7 @@ from cmray.core.errors import CmrayError
 
 #: where a head's job server listens, as seen from the head itself or through `ssh -L 8265:127.0.0.1:8265`
 JOB_SERVER = "http://127.0.0.1:8265"
-
-
+_LAST_PORT = 65_535
 #: where Ray notes the address of what was started last on a machine, which auto means
 _LAST_STARTED = Path("/tmp/ray/ray_current_cluster")
 #: what a stranger does: asks the cluster for its keys
@@ -52,12 +51,12 @@ def job_server(address: str | None) -> str:
     given = address or os.environ.get("RAY_API_SERVER_ADDRESS") or (usual if is_job_server(usual) else None) or "auto"
     url = JOB_SERVER if given in ("auto", "local") else given.rstrip("/")
     found = re.fullmatch(r"https?://(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\s:/\[\]@]+))(?::(?P<port>\d{1,5}))?", url)
-    if found is None:
+    if found is None or int(found["port"] or 0) > _LAST_PORT:
         raise ClusterError(f"'{given}' is no address of a cluster's job server; write http://HOST:8265")
     port = int(found["port"] or (443 if url.startswith("https") else 80))
     try:
         socket.create_connection((found["v6"] or found["host"], port), timeout=5).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:  # a host with an empty label cannot be asked for
         reason = getattr(error, "strerror", None) or error
         raise ClusterError(
             f"no job server answers at {url}: {reason}; it listens on port 8265 of the cluster's head, "
@@ -84,7 +83,7 @@ def check_reachable(address: str) -> None:
     if "://" in address:  # of a service that Ray knows
         return
     found = re.fullmatch(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\s:/\[\]]+)):(?P<port>\d{1,5})", address)
-    if found is None:
+    if found is None or int(found["port"]) > _LAST_PORT:
         raise ClusterError(
             f"'{address}' is no address of a Ray cluster; write http://HOST:8265, HOST:6379 or auto on a node of it, "
             f"or local"
@@ -92,7 +91,7 @@ def check_reachable(address: str) -> None:
     host = found["v6"] or found["host"]
     try:
         socket.create_connection((host, int(found["port"])), timeout=5).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:  # a host with an empty label cannot be asked for
         reason = getattr(error, "strerror", None) or error
         raise ClusterError(f"no Ray cluster answers at {address}: {reason}") from None
     if not is_node():

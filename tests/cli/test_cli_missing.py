@@ -114,6 +114,7 @@ def test_a_plan_for_gpus_that_are_not_here_shows_gpu_hours(repository):
     assert "gpus_per_worker 999" in refused(here("sweep", *file, *set_))
     plan = good(here("sweep", *file, *set_, "--dry-run", "--json")).json
     students = [t for t in plan["trials"] if t["role"] == "trial"]
+    assert students
     assert all(t["seconds"] is None and 0 < t["gpu_hours"] < 0.1 for t in students)
     assert sum(t["gpu_hours"] for t in plan["trials"]) < plan["gpu_hours"] < 0.1
     shown = good(here("sweep", *file, *set_, "--dry-run"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -42,8 +43,16 @@ def test_where_ray_is(monkeypatch):
 
 @pytest.mark.parametrize("address", ["", "here", "10.0.0.1", "host:port", "host:123456", "a b:1", "host:99999", "[::1"])
 def test_what_is_no_address(address):
-    with pytest.raises(ClusterError):
+    with pytest.raises(ClusterError, match=f"^'{re.escape(address)}' is no address of a Ray cluster"):
         check_reachable(address)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".org"])
+def test_a_host_whose_name_cannot_be_asked_for_is_one_sentence(host):
+    with pytest.raises(ClusterError, match=f"^no Ray cluster answers at {host}:6379: .*label"):
+        check_reachable(f"{host}:6379")
+    with pytest.raises(ClusterError, match=f"^no job server answers at http://{host}:8265: .*label"):
+        job_server(f"http://{host}:8265")
 
 
 @pytest.mark.parametrize("address", ["auto", "anyscale://somewhere"])
@@ -113,7 +122,9 @@ def test_where_jobs_go(monkeypatch):
     assert not is_job_server(None)
 
 
-@pytest.mark.parametrize("address", ["head:8265", "ray://head:10001", "http://", "ftp://a:1", "http://u:p@h:1", "x y"])
+@pytest.mark.parametrize(
+    "address", ["head:8265", "ray://head:10001", "http://", "ftp://a:1", "http://u:p@h:1", "x y", "http://h:99999"]
+)
 def test_what_is_no_job_server(address):
     with pytest.raises(ClusterError, match="write http://HOST:8265"):
         job_server(address)

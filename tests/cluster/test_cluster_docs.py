@@ -40,10 +40,14 @@ def test_every_command_exists():
 
 
 def test_the_files_it_names_exist():
-    for name in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", TEXT):
+    linked = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", TEXT)
+    named = re.findall(r"(?:~/cmray/)?((?:experiments|cluster|analysis)/[\w./-]+\.\w+)", TEXT)
+    assert linked
+    assert named
+    for name in linked:
         if name != "jobs.md":  # a page of its own
             assert (ROOT / "docs" / name).resolve().exists(), name
-    for name in re.findall(r"(?:~/cmray/)?((?:experiments|cluster|analysis)/[\w./-]+\.\w+)", TEXT):
+    for name in named:
         assert (ROOT / name).is_file(), name
 
 

@@ -132,6 +132,7 @@ def test_a_build_is_sent_all_that_it_copies():
     sent = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text().splitlines()
     copies = [line.split()[1:-1] for line in (ROOT / "cluster" / "Dockerfile").read_text().splitlines()
               if line.startswith("COPY")]  # fmt: skip
+    assert copies
     for name in (name for names in copies for name in names):
         assert (ROOT / name).exists()
         assert f"!{name}" in sent
@@ -164,6 +165,7 @@ def test_one_image_runs_everywhere_and_every_container_knows_the_token_mode(clus
 
 
 def test_volumes_and_claims_that_are_mounted_exist(documents, cluster):
+    claims = set()
     for group in groups(cluster):
         pod = group["template"]["spec"]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -171,8 +173,8 @@ def test_volumes_and_claims_that_are_mounted_exist(documents, cluster):
         assert mounted == set(volumes)
         for volume in volumes.values():
             if "persistentVolumeClaim" in volume:
-                claim = volume["persistentVolumeClaim"]["claimName"]
-                assert claim == documents["PersistentVolumeClaim"]["metadata"]["name"]
+                claims.add(volume["persistentVolumeClaim"]["claimName"])
+    assert claims == {documents["PersistentVolumeClaim"]["metadata"]["name"]}
 
 
 def test_nothing_trains_on_the_head_and_workers_come_when_asked_for(cluster):

@@ -56,4 +56,5 @@ def test_of_many_at_once_one_is_kept_whole(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_no_second_error(tmp_path):
     say_why(tmp_path / "no" / "such" / "folder", CmrayError("a"))
+    assert why(tmp_path / "no" / "such" / "folder") is None
     part()  # in no process group

@@ -183,11 +183,21 @@ def rules_of(overlay: str) -> dict[str, dict]:
     return yaml.safe_load((ROOT / "experiments" / "overlays" / f"{overlay}.yaml").read_text())["replace"]
 
 
+def leaves(value):
+    """All values in mappings and lists of any depth."""
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from leaves(inner)
+    if not isinstance(value, dict | list):
+        yield value
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_value_that_an_overlay_replaces_stands_in_some_file(overlay):
-    text = "\n".join(str(load_raw(ROOT / "experiments" / f"{name}.yaml").values) for name in FILES)
+    stated = {value for name in FILES for value in leaves(load_raw(ROOT / "experiments" / f"{name}.yaml").values)}
     below = rules_of("digits") if overlay == "digits-long" else {}
+    assert rules_of(overlay)
     for field, table in rules_of(overlay).items():
-        made = {str(new) for new in below.get(field, {}).values()}
+        assert table, f"{overlay}.yaml replaces nothing of {field}"
+        made = set(leaves(below.get(field, {})))
         for old in table:
-            assert str(old) in text or str(old) in made, f"{overlay}.yaml replaces {field} {old}, which no file has"
+            assert old in stated or old in made, f"{overlay}.yaml replaces {field} {old}, which no file has"

@@ -133,6 +133,15 @@ def test_a_grid_is_all_combinations_in_order_each_with_every_point(at):
     assert "lr=0.5" in plan.trials[1].label
 
 
+def test_a_label_has_what_tells_trials_apart_and_a_trial_alone_all_that_its_panel_sets(at):
+    points = [{"train.batch_size": 8, "train.optimizer.lr": 0.5}, {"train.batch_size": 8, "train.optimizer.lr": 0.25}]
+    both = [t.label for t in at.plan(panels={"p": {"points": points}}).trials]
+    assert [label.rpartition(" · ")[2] for label in both] == ["lr=0.5", "lr=0.25"]
+    assert not any("batch_size" in label for label in both)
+    (alone,) = at.plan(panels={"p": {"points": points[:1]}}).trials
+    assert alone.label.endswith(" · batch_size=8 · lr=0.5")
+
+
 def test_seeds_make_trials_of_their_own(at):
     plan = at.plan(panels={"p": {"grid": {"seed": [0, 1, 2]}}})
     assert [t.run.seed for t in plan.trials] == [0, 1, 2]
@@ -576,6 +585,7 @@ def test_a_teacher_file_that_cannot_teach(at, tmp_path, file, changes, words):
         ({"evaluate": {"times": {2: [0.8, 80]}}}, "times.2 must be 2 descending noise levels"),
         ({"evaluate": {"times": {3: [80, 1, 0.5]}}}, "times.3 is given, but nfe is [1, 2]"),
         ({"evaluate": {"times": {2: [90, 0.8]}}}, "evaluate.times.2 is [90.0, 0.8]; every time must be above"),
+        ({"evaluate": {"times": {2: [80, 0.002]}}}, "evaluate.times.2 is [80.0, 0.002]; every time must be above"),
         ({"name": "a/b"}, "name 'a/b' must be letters"),
         ({"name": "../up"}, "as it names a folder"),
         ({"name": None}, "name: must be a valid string"),

@@ -198,11 +198,12 @@ def test_N_mu_and_dropout_are_the_published_ones(name):
 
 
 def test_teachers_draw_noise_as_edm_does():
-    for name in KEY_FACTS:
-        if name.endswith("-edm"):
-            times = experiment(name).objective.times
-            assert (times.P_mean, times.P_std) == (-1.2, 1.2)
-            assert experiment(name).net.dropout == (0.13 if name.startswith("cifar10") else 0.1)
+    teachers = [name for name in KEY_FACTS if name.endswith("-edm")]
+    assert len(teachers) == 4
+    for name in teachers:
+        times = experiment(name).objective.times
+        assert (times.P_mean, times.P_std) == (-1.2, 1.2)
+        assert experiment(name).net.dropout == (0.13 if name.startswith("cifar10") else 0.1)
 
 
 def test_edm_on_cifar10_sees_200_million_images_with_half_lives_of_half_a_million():

@@ -123,6 +123,16 @@ def test_doubling_n_is_the_table_of_the_paper():
     assert [schedule.num_sigmas_at(k, 400_000) for k in (49_999, 50_000)] == [11, 21]
 
 
+def test_doubling_n_has_as_many_stages_as_the_whole_ratio_has_doublings():
+    """15/2 is floored before its logarithm is taken: a stage lasts floor(600 / (log2 7 + 1)) steps."""
+    schedule = DoublingNumSigmas(s0=2, s1=15)
+    stage = math.floor(600 / (math.log2(7) + 1))
+    assert stage != math.floor(600 / (math.log2(7.5) + 1))
+    changes = [k for k in range(1, 600) if schedule.num_sigmas_at(k, 600) != schedule.num_sigmas_at(k - 1, 600)]
+    assert changes == [stage, 2 * stage, 3 * stage]
+    assert schedule.num_sigmas_at(599, 600) == 16
+
+
 @given(s0=st.integers(1, 20), more=st.integers(0, 2000), steps=st.integers(1, 10**6))
 def test_doubling_n_never_falls_and_ends_at_s1(s0, more, steps):
     schedule = DoublingNumSigmas(s0=s0, s1=s0 + more)

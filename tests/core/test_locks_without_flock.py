@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,48 @@ def test_a_folder_without_locks_is_held_by_a_lease(tmp_path, without_locks):
     assert not list((tmp_path / "a" / ".lease").iterdir())
     with locked([tmp_path / "a"]):
         pass
+
+
+class Memory:
+    """Leases in a dict, for a look at them between two beats."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+
+    def url_of(self, name: str) -> str:
+        return f"memory:{name}"
+
+    def names(self, folder: str) -> list[str]:
+        return [name for name in sorted(self.files) if name.startswith(f"{folder}/")]
+
+    def read(self, name: str) -> bytes | None:
+        return self.files.get(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        self.files[name] = data
+
+    def delete(self, name: str) -> None:
+        self.files.pop(name, None)
+
+
+def test_a_holder_gives_way_to_who_holds_and_not_to_who_only_tries(monkeypatch):
+    monkeypatch.setattr(lease, "BEAT", 0.02)
+    store, stranger = Memory(), {"holder": "process 1 on far", "place": ["elsewhere", 1, 1, 1]}
+    end = time.monotonic() + 20
+    with lease.Lease(store, "exp").held() as held:
+        (own,) = store.names("exp/.lease")
+        store.write("exp/.lease/other", json.dumps({**stranger, "beat": 1}).encode())
+        first = json.loads(store.files[own])["beat"]
+        while (now := json.loads(store.files[own])["beat"]) < first + 4 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert now >= first + 4, "it goes on with its signs"
+        held.check()
+        store.write("exp/.lease/other", json.dumps({**stranger, "beat": 2}).encode())
+        while held._lost is None and time.monotonic() < end:
+            time.sleep(0.01)
+        with pytest.raises(StorageError, match="exp was taken over by process 1 on far"):
+            held.check()
+    assert store.names("exp/.lease") == ["exp/.lease/other"]
 
 
 def test_a_second_process_is_refused_and_a_killed_one_is_not_waited_for(tmp_path, monkeypatch):

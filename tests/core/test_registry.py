@@ -33,6 +33,11 @@ def test_get_names_and_parse(animals):
     assert animals.get("horse")().name == "horse"
 
 
+def test_names_are_in_order_whatever_was_registered_first(animals):
+    animals.register("bee")(type("Bee", (ComponentConfig,), {}))
+    assert animals.names() == ["bee", "cat", "horse"]
+
+
 def test_the_same_name_twice_is_an_error_that_names_both_modules(animals):
     with pytest.raises(ValueError, match=r"animal 'cat' is registered twice: .* and test_registry"):
 

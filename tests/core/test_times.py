@@ -63,6 +63,16 @@ def test_the_curve_passes_through_the_grid_and_its_slope_is_its_derivative():
     torch.testing.assert_close(CURVE.slope(CURVE.sigma(inside)), numeric, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("ends", [(0.002, 80.0), (0.01, 1.7), (0.3, 500.0)])
+@pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
+def test_no_level_of_the_curve_is_beyond_its_ends_however_it_is_rounded(ends, rho):
+    level = KarrasCurve(*ends, rho).sigma(torch.linspace(0, 1, 10_001))
+    low, high = torch.tensor(ends)
+    assert (level >= low).all()
+    assert (level <= high).all()
+    torch.testing.assert_close(level[[0, -1]], torch.stack([low, high]))
+
+
 def test_discrete_lognormal_probabilities_are_the_mass_between_neighbours():
     sigmas = torch.from_numpy(karras_sigmas(30, 0.002, 80.0))
     p = lognormal_probabilities(sigmas, -1.1, 2.0)
@@ -133,8 +143,22 @@ class TestLossSecondMoment:
         torch.testing.assert_close(shares, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=0, atol=0.02)
         assert draw.importance.mean().item() == pytest.approx(1, abs=0.02)
         edges = torch.from_numpy(karras_sigmas(4, 0.002, 80.0))
+        low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+        inside = (draw.value.double() ** (1 / 7) - low) / (high - low) * 3 - draw.bin
+        assert inside.mean().item() == pytest.approx(0.5, abs=0.01), "anywhere in a bin alike"
+        assert inside.std().item() == pytest.approx(12**-0.5, abs=0.005)
         assert (draw.value >= edges[draw.bin] - 1e-3).all()
         assert (draw.value <= edges[draw.bin + 1] + 1e-3).all()
+
+    def test_draws_from_a_grid_weigh_as_they_are_drawn(self):
+        times = sampler(LEARNS, bins=3)
+        times.observe(torch.arange(3).repeat(3), torch.tensor([1.0, 5.0, 20.0]).repeat(3))
+        draw = times.index(30_000, torch.tensor([0.1, 0.5, 2.0, 80.0]), generator())
+        assert torch.equal(draw.bin, draw.value)
+        p = times.probabilities()
+        assert torch.equal(draw.importance, (1 / (3 * p[draw.value])).float())
+        assert draw.importance.mean().item() == pytest.approx(1, abs=0.03)
+        torch.testing.assert_close(torch.bincount(draw.value, minlength=3) / 30_000, p.float(), rtol=0, atol=0.01)
 
     def test_its_state_goes_into_another_one(self):
         one, other = sampler(LEARNS, bins=2), sampler(LEARNS, bins=2)
@@ -148,7 +172,9 @@ class TestLossSecondMoment:
         """Whoever logs the loss says that training diverged; a draw that fails would hide it."""
         times = sampler(LEARNS, bins=2)
         times.observe(torch.tensor([0, 1] * 3), torch.tensor([1.0, math.nan, math.inf, 3.0, 1.0, 1.0]))
-        assert times.probabilities().sum().item() == pytest.approx(1)
+        moments = [math.sqrt(2 / 3), math.sqrt(10 / 3)]  # of 1, 0, 1 and of 0, 3, 1
+        expected = [0.9 * moment / sum(moments) + 0.05 for moment in moments]
+        assert times.probabilities().tolist() == pytest.approx(expected, rel=1e-6)
         times.sigma(10, CURVE, generator())
 
     def test_a_grid_of_another_size_is_refused(self):

@@ -130,7 +130,7 @@ def test_what_does_not_suit_a_model():
         task_of("colorize").check((1, 8, 8))
     with pytest.raises(CmrayError, match="factor 3 does not divide the model's images of 32x32; use 2, 4, 8, 16"):
         task_of("superres", factor=3).check((3, 32, 32))
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match="less than or equal to 16"):
         task_of("superres", factor=17)
     with pytest.raises(CmrayError, match="found 3 images"):
         task_of("interpolate").rows(3, 1, 0)

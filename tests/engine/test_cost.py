@@ -123,3 +123,5 @@ def test_measuring_searching_and_curves_count(plan):
     assert cost_of(found).total - best == pytest.approx(50 * 9 * 3 * FORWARD / SECOND / 3600)
     curve = cost_of(plan(curve={"every": 2, "num_samples": 100, "nfe": [1, 2]})).total - cost_of(plan()).total
     assert curve == pytest.approx(2 * 3 * 100 * 3 * FORWARD / SECOND / 3600)
+    rare = cost_of(plan(curve={"every": 4, "num_samples": 100, "nfe": [1, 2]})).total - cost_of(plan()).total
+    assert rare == pytest.approx(2 * 2 * 100 * 3 * FORWARD / SECOND / 3600), "after 4 of 6 steps, and at the end"

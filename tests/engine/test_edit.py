@@ -63,7 +63,9 @@ def test_a_level_that_the_model_does_not_know_is_one_sentence(models, kind, name
 @pytest.mark.parametrize("kind", ["consistency", "denoiser"])
 def test_every_level_between_is_taken(models, kind, name, level, steps):
     task = make_task(name, {"level": (level,) if name == "denoise" else level})
-    for result in edit(models[kind], task, IMAGES[:2], 1, steps=steps):
+    results = edit(models[kind], task, IMAGES[:2], 1, steps=steps)
+    assert len(results) == (task.frames if name == "interpolate" else 2)
+    for result in results:
         assert result.times[0] == pytest.approx(level)
         assert result.image.isfinite().all()
         if steps is not None:

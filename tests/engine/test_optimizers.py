@@ -102,7 +102,7 @@ def test_the_state_of_another_network_is_refused():
     other = make_optimizer(OptimizerConfig(), parameter(6)).state()
     with pytest.raises(ValueError, match="exp_avg has 6 numbers, the network has 5"):
         optimizer.load(other)
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="exp_avg"):
         optimizer.load({"step": torch.tensor(1.0)})
 
 

@@ -283,6 +283,15 @@ def test_several_models_are_searched_in_step(place, tmp_path):
         search_together([searches[0], searches[0]], pool)
 
 
+def test_leaders_are_confirmed_on_seeds_that_did_not_choose_them(fresh):
+    who, reference = fresh
+    search = SearchOf(who, config("ternary", confirm_samples=300), 2, reference, 1, 50)
+    schedule = (17, 5)
+    seen, again = (search.measurement((schedule, n)) for n in (100, 300))
+    assert range(seen.seed_first, seen.seed_first + seen.num_samples) == range(SEED_BASE["search"], again.seed_first)
+    assert again.seed_first + again.num_samples <= SEED_BASE["report"]
+
+
 @pytest.mark.slow
 def test_times_that_cannot_be_told_apart_are_named_and_measured_again(fresh):
     who, reference = fresh

@@ -97,6 +97,17 @@ def test_large_files_are_hashed_once_for_all_processes(tmp_path, cache, monkeypa
     assert once_per_machine(path, (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)) == right
 
 
+def test_a_note_of_another_state_of_a_file_is_not_believed(tmp_path, cache):
+    path, state = tmp_path / "w", (3, 0, 0, 0)
+    path.write_bytes(b"one")
+    assert once_per_machine(path, state) == sha256(b"one")
+    (note,) = (cache / "seen").glob("*.json")
+    right = note.read_text()
+    note.write_text(json.dumps({"file": [str(path), 4, 0, 0, 0], "sha256": "a" * 64}))
+    assert once_per_machine(path, state) == sha256(b"one")
+    assert note.read_text() == right
+
+
 def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("a file where a folder should be")
     monkeypatch.setattr(weights_files, "NOTED_FROM", 1)

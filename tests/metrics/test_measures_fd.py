@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure_samples import blocks_of, sample
+from scipy.stats import linregress
 
 from cmray.core.errors import DataError
+from cmray.core.rng import numpy_generator
 from cmray.metrics.frechet import covariance_root, frechet_distance
 from cmray.metrics.measures.base import Sample, measures
 from cmray.metrics.measures.fd import frechet_error
-from cmray.metrics.measures.fd_infinity import full_blocks
+from cmray.metrics.measures.fd_infinity import full_blocks, line
 from cmray.metrics.statistics import FeatureStatistics, merged
 
 FD, SFID, INFINITY = (measures.parse(name) for name in ("fd", "sfid", "fd-infinity"))
@@ -123,6 +125,15 @@ def test_spatial_features_only():
         SFID.estimate(a, other, 0)
 
 
+@pytest.mark.parametrize("points", [3, 5, 20])
+def test_the_intercept_and_its_error_are_those_of_least_squares(points):
+    rng = np.random.default_rng(points)
+    x = rng.uniform(0.001, 0.01, points)
+    y = 3 + 40 * x + rng.normal(0, 0.05, points)
+    found = linregress(x, y)
+    assert line(x, y) == pytest.approx((found.intercept, found.intercept_stderr), rel=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (0.1, 1.2)])
 def test_infinity_is_nearer_to_the_truth(mean, scale):
@@ -147,6 +158,23 @@ def test_infinity_depends_on_the_seed_only_a_little():
     assert len(set(values)) == 10
     assert np.std(values) < 0.5 * estimates[0].error
     assert estimates[0].note == "n=300 to 1,500"
+
+
+def test_infinity_is_the_line_through_the_mean_distances_of_equal_groups():
+    """Seven blocks of 100 in one, two (4 and 3) and three groups (3, 2 and 2)."""
+    a, reference, points = (
+        normal(3, 700, 4, 0.3, blocks=7),
+        exact(4),
+        measures.parse({"name": "fd-infinity", "points": 3}),
+    )
+    order = numpy_generator("fd-infinity", 5).permutation(7)
+    cuts = [[7], [4, 3], [3, 2, 2]]
+    x = [np.mean([1 / (100 * blocks) for blocks in sizes]) for sizes in cuts]
+    y = []
+    for sizes in cuts:
+        groups = np.split(order, np.cumsum(sizes)[:-1])
+        y.append(np.mean([frechet_distance(merged([a.blocks[i] for i in g]), reference.statistics) for g in groups]))
+    assert points.estimate(a, reference, 5).value == pytest.approx(linregress(x, y).intercept, rel=1e-9)
 
 
 def test_infinity_wants_enough_blocks_and_says_where_the_line_bends():

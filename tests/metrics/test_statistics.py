@@ -54,6 +54,12 @@ def test_float32_features_add_up_in_float64():
     assert statistics.sum[0] == features.float().double().sum().item()
 
 
+def test_features_of_double_precision_keep_it():
+    features = torch.tensor([[1.0, 3.0], [1.0 + 2**-40, 5.0]], dtype=torch.float64)
+    assert gather(features).sum.tolist() == [2 + 2**-40, 8]
+    assert gather(features).sha256() == gather(features.numpy()).sha256()
+
+
 def test_merge_leaves_the_other_side_alone():
     a, b = gather(np.ones((3, 2))), gather(np.zeros((4, 2)))
     before = b.sha256()

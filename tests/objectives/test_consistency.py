@@ -9,7 +9,8 @@ from gaussian_truth import Calls, Gaussian, measured_order
 from pydantic import ValidationError
 
 from cmray.core.grids import karras_sigmas
-from cmray.objectives import ObjectiveContext, Roles, objectives
+from cmray.core.times import Draw
+from cmray.objectives import Loss, ObjectiveContext, Roles, objectives
 from cmray.solvers import solvers
 
 DATA = Gaussian()
@@ -51,6 +52,25 @@ def test_with_an_exact_student_the_distillation_loss_is_the_solver_error(name):
     assert errors[0] < 0.2
     assert errors[-1] < errors[0]
     assert measured_order(errors) == pytest.approx(solvers.get(name).order, abs=0.25), errors
+
+
+def test_what_is_minimised_is_the_mean_with_the_importance_of_each_draw():
+    losses, sigma = torch.tensor([1.0, 2.0, 6.0]), torch.ones(3)
+    assert Loss(losses, sigma).mean().item() == 3
+    assert Loss(losses, sigma, Draw(sigma)).mean().item() == 3
+    assert Loss(losses, sigma, Draw(sigma, importance=torch.tensor([2.0, 2.0, 0.0]))).mean().item() == 2
+    assert Loss(losses, sigma, Draw(sigma, importance=torch.tensor([1.0, 1.0, 1.5]))).mean().item() == 4
+
+
+@pytest.mark.parametrize(
+    ("num_sigmas", "steps", "points"),
+    [(9, 7, 9), ({"name": "doubling"}, 5, 161), ({"name": "adaptive", "s0": 2, "s1": 3}, 1, 2)],
+)
+def test_times_are_searched_on_the_grid_of_the_last_training_step(num_sigmas, steps, points):
+    objective = objectives.parse({"name": "ct", "num_sigmas": num_sigmas})
+    assert objective.search_num_sigmas(steps) == points
+    last = objective.build(context(steps=steps)).num_sigmas_at(steps - 1)
+    assert last == points
 
 
 def test_with_a_wrong_student_the_distillation_loss_is_not_zero():

@@ -100,6 +100,7 @@ def test_hostile_names_stay_text(tmp_path):
 )
 def test_whatever_is_missing(tmp_path, record):
     text = page_of(record, tmp_path).text
+    assert record.name in text
     for one in record.trials:
         assert one.label in text
         if one.status != "finished":

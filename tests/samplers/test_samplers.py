@@ -121,6 +121,22 @@ def test_without_network_rounding_the_batch_size_does_not_move_a_bit(spec):
             assert torch.equal(sampler.sample(DATA.denoise, SampleNoise([i], SHAPE))[0], whole[i])
 
 
+@by_spec
+def test_a_sampler_that_clips_hears_every_answer_in_range(spec):
+    wild = lambda x, sigma, label: 3 * torch.sin(5 * x)
+    for sampler in make_all(spec):
+        ends = [
+            one.sample(said, SampleNoise(range(4), SHAPE))
+            for one, said in (
+                (sampler.model_copy(update={"clip_denoised": True}), wild),
+                (sampler, lambda *at: wild(*at).clamp(-1, 1)),
+                (sampler, wild),
+            )
+        ]
+        assert torch.equal(ends[0], ends[1])
+        assert not torch.equal(ends[1], ends[2])
+
+
 @pytest.mark.parametrize("name", samplers.names())
 @pytest.mark.parametrize("sigmas", [(), (0.0,), (-1.0,), (80.0, 0.5), (1.0, 1.0)])
 def test_levels_that_are_not_positive_and_ascending_are_refused(name, sigmas):

@@ -11,6 +11,7 @@ from cmray.core.grids import karras_sigmas
 from cmray.core.rng import SampleNoise
 from cmray.samplers import samplers
 from cmray.samplers.ancestral import split_level
+from cmray.samplers.predictor_corrector import norm
 
 DATA = Gaussian()
 SHAPE = (1, 4, 4)
@@ -57,17 +58,22 @@ def test_noise_is_drawn_on_the_way(spec):
 
 @pytest.mark.parametrize("name", samplers.names())
 def test_what_says_it_is_deterministic_draws_once(name):
+    looked_at = 0
     for n in (1, 2, 6):
         try:
             sampler = samplers.parse({"name": name, "sigmas": grid(n) if n > 1 else (80.0,)})
         except ValidationError:
             continue
+        looked_at += 1
         noise = Counted(range(3), SHAPE)
         sampler.sample(DATA.denoise, noise)
         if sampler.is_deterministic:
             assert noise.draws == 1
         elif n > 1:
             assert noise.draws > 1
+    if name in ("one-step", "multistep"):
+        assert samplers.parse({"name": name, "sigmas": (80.0,)}).is_deterministic
+    assert looked_at == {"one-step": 1, "progressive-distillation": 2}.get(name, 3)
 
 
 def test_the_corrector_leaves_the_variance_that_its_step_size_implies():
@@ -76,6 +82,13 @@ def test_the_corrector_leaves_the_variance_that_its_step_size_implies():
     sampler = samplers.parse({"name": "predictor-corrector", "snr": snr, "corrector_steps": 3, "sigmas": grid(120)})
     x = sampler.sample(DATA.denoise, SampleNoise(range(200), (1, 16, 16)))
     assert x.std().item() == pytest.approx(DATA.std / math.sqrt(1 - snr**2), rel=0.015)
+
+
+def test_the_norms_of_the_corrector_are_rounded_once():
+    """So they are the same in any batch: sums of float32 would depend on how they are split."""
+    x = SampleNoise(range(8), (3, 32, 32)).draw()
+    exact = [math.sqrt(math.fsum(value**2 for value in row)) for row in x.flatten(1).double().tolist()]
+    assert torch.equal(norm(x).flatten(), torch.tensor(exact))
 
 
 def test_predictor_corrector_is_the_two_formulas_draw_by_draw():
@@ -135,6 +148,11 @@ def test_churn_is_algorithm_2():
     x = x + (5 - 40) * (d + slope(x + (5 - 40) * d, 5.0)) / 2
     x = x + math.sqrt((5 * (1 + gamma)) ** 2 - 25) * 1.5 * draws.draw()
     torch.testing.assert_close(denoise.seen[2][0], x, rtol=1e-5, atol=1e-5)
+
+
+def test_the_ends_of_the_churned_range_are_churned_and_nothing_beyond():
+    sampler = samplers.parse({"name": "edm-heun", "S_churn": 0.5, "S_min": 0.5, "S_max": 20, "sigmas": (0.5, 20.0)})
+    assert [sampler.gamma(t) for t in (0.499, 0.5, 20.0, 20.1)] == [0, 0.25, 0.25, 0]
 
 
 def test_churn_raises_a_level_by_no_more_than_the_square_root_of_2():

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from scipy.stats import sem
 from scipy.stats import t as student
 
 from cmray.search import noise
@@ -20,6 +21,24 @@ def test_the_points_of_student():
     for freedom, point in noise._STUDENT.items():
         assert point == pytest.approx(student.ppf(0.975, freedom), abs=6e-4)
     assert sorted(noise._STUDENT) == list(range(noise.MIN_GROUPS - 1, noise.MAX_GROUPS))
+
+
+def test_the_standard_error_is_that_of_the_mean_of_the_differences():
+    a, b = Value(0.0, (3.0, 1.0, 4.0, 1.0)), Value(0.0, (2.0, 3.0, 1.0, 0.0))
+    assert standard_error(a, b) == pytest.approx(sem([1.0, -2.0, 3.0, 1.0]), rel=1e-12)
+    assert standard_error(b, a) == standard_error(a, b)
+
+
+@pytest.mark.parametrize("groups", range(noise.MIN_GROUPS, noise.MAX_GROUPS + 1))
+def test_a_difference_counts_from_the_end_of_its_95_percent_interval_on(groups):
+    parts = tuple(float(i * i % 7) for i in range(groups))
+    reach = student.ppf(0.975, groups - 1) * sem(parts)
+    told = [
+        tied(Value(0.0, parts), Value(sign * far * reach, (0.0,) * groups))
+        for far in (0.999, 1.001)
+        for sign in (-1, 1)
+    ]
+    assert told == [True, True, False, False]
 
 
 def test_shared_noise_does_not_hide_a_difference():

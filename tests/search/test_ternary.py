@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lines import bowl, minimise
 
 from cmray.search import GreedySearch, TernarySearch
+from cmray.search.ternary import ReferenceTernarySearch
 
 
 def bound(count):
@@ -45,6 +46,30 @@ def test_asking_again_changes_nothing_and_a_told_point_is_not_asked_again():
     assert search.ask() == [10]
     search.tell(20, 1.0)
     assert search.points == [(20, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("lowest", "rounds"),
+    [
+        (2, [[3, 6], [1, 4], [0, 2]]),  # 3..9 without 6 to 9, then 0..3 without 4 and 5
+        (7, [[3, 6], [5, 8], [7, 9]]),
+        (4.5, [[3, 6], [4, 5]]),  # equal thirds: the minimum is between them
+    ],
+)
+def test_a_decision_drops_an_outer_third_with_its_point_and_equal_ones_drop_both(lowest, rounds):
+    search, asked = TernarySearch(0, 9), []
+    while wanted := search.ask():
+        asked.append(wanted)
+        for index in wanted:
+            search.tell(index, abs(index - lowest))
+    assert asked == rounds
+
+
+def test_the_search_of_the_papers_code_by_hand():
+    """Thirds of 0..10, 3..10, 5..10, 6..10 (both are known), 7..10 and 7..9, cut to whole numbers."""
+    search = ReferenceTernarySearch(0, 10)
+    assert minimise(search, lambda index: float(abs(index - 8))) == [3, 6, 5, 7, 8, 9]
+    assert search.best == (8, 0.0)
 
 
 def test_best_is_the_best_of_all_points_even_when_the_search_went_elsewhere():

@@ -86,6 +86,13 @@ def test_the_median_waits_for_enough_trials_that_came_as_far():
     assert not median.verdict(200, {100: 9.0, 200: 9.0}, {"b": far, "c": near, "d": far}).goes_on
 
 
+def test_what_others_measured_later_does_not_count():
+    median = rule("median", min_trials=1)
+    others = {"b": {100: 8.0, 200: 6.0, 300: 0.0, 400: 0.0}}
+    verdict = median.verdict(200, {100: 9.0, 200: 7.0}, others)
+    assert (verdict.goes_on, verdict.limit) == (True, 7.0)
+
+
 def test_what_was_measured_before_grace_does_not_count():
     median = rule("median", grace=200, min_trials=1)
     own = {100: 0.0, 200: 9.0}
