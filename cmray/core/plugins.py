@@ -119,7 +119,7 @@ def announced() -> list[Plugin]:
 
 
 def _named(word: str) -> Plugin:
-    """What stands in CMRAY_PLUGINS: a file, a module, or module@package==version or module@file, as workers are told."""
+    """What stands in CMRAY_PLUGINS: a file or a module; workers are told module@package==version or module@file."""
     if word.endswith(".py") or os.sep in word:
         path = Path(word).expanduser().resolve()
         if not path.is_file() or path.suffix != ".py" or not path.stem.isidentifier():

@@ -1,6 +1,9 @@
 """`cmray data`: prepare, look, verify."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -138,3 +141,56 @@ def test_the_help_names_every_dataset_there_is():
     from cmray.datasets import datasets
 
     assert sorted(NAMES.split(", ")) == own(datasets)
+
+
+PLUGIN = """
+from pydantic import Field, model_validator
+from cmray.datasets.base import datasets
+from cmray.datasets.digits import Digits
+
+@datasets.register("some-digits")
+class SomeDigits(Digits):
+    low: int = Field(0, ge=0)
+    high: int = 9
+
+    @model_validator(mode="after")
+    def _order(self):
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} exceeds high {self.high}")
+        return self
+"""
+
+
+def test_what_is_wrong_with_a_field_of_a_dataset_is_one_line(tmp_path):
+    """In a process of its own: a plug-in stays in the process that has imported it."""
+    (tmp_path / "some_digits.py").write_text(PLUGIN)
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from cmray.cli import console\n"
+        "from cmray.cli.main import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    try: main(['data', 'prepare', *words, '--out', 'out'])\n"
+        "    except SystemExit as end: print(end.code, flush=True)\n"
+    )
+    cases = {
+        "--set low=5 --set high=2": "low 5 exceeds high 2",
+        "--set low=x": "--set low=x: Input should be a valid integer",
+        "--set low=-1": "--set low=-1: Input should be greater than or equal to 0",
+        "--set lo=1": "--set lo: some-digits has no field 'lo'; did you mean 'low'?",
+        "--set name=digits": "--set name: some-digits has no field 'name'",
+        "--source x": "--source is given, but some-digits comes with some_digits.py and takes no source",
+        "--source x --set source=y": "--source is given, but some-digits",
+    }
+    words = [["some-digits", *case.split()] for case in cases]
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(words)],
+        cwd=tmp_path,
+        env={**os.environ, "CMRAY_PLUGINS": "some_digits.py", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["2"] * len(cases)
+    for line, complaint in zip(done.stderr.strip().splitlines(), cases.values(), strict=True):
+        assert line.startswith(f"error: {complaint}"), line
+    assert not (tmp_path / "out").exists()

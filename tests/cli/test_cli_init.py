@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -28,6 +29,28 @@ def test_all_files_are_copied_and_run_where_they_are(tmp_path, monkeypatch):
     assert "Plan: train 8 of 8 models" in planned.out + planned.err
     told = good(here("init", "again", "--json"))
     assert set(told.json["files"]) == set(files(ROOT / "experiments"))
+
+
+def test_an_empty_folder_that_somebody_stands_in_is_filled(tmp_path, monkeypatch):
+    place = tmp_path / "it's here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    number = place.stat().st_ino
+    good(here("init", "."))
+    assert place.stat().st_ino == number
+    assert files(place) == files(ROOT / "experiments")
+    assert {path.name for path in place.iterdir()} == {path.name for path in (ROOT / "experiments").iterdir()}
+    told = good(here("init", "more of it"))
+    line = (told.out + told.err).partition("next: ")[2].replace("\n", " ")
+    assert shlex.split(line) == ["cmray", "sweep", "more of it/quickstart.yaml"]
+
+
+def test_who_types_what_the_help_says_outside_of_a_tree_is_led_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = here("sweep", "experiments/quickstart.yaml")
+    assert ran.code == 2
+    assert "does not exist; `cmray init experiments` makes a folder of those that come with cmray" in ran.err
+    assert "cmray init" not in here("sweep", "experiments/mine.yaml").err
 
 
 @pytest.mark.parametrize(

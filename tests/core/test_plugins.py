@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -86,6 +87,9 @@ GONE = "cannot be imported: ModuleNotFoundError: No module named 'zoo_other'; na
         ({"bad.py": "x = ("}, "bad.py", "bad.py, which cannot be imported: SyntaxError"),
         ({"bad.py": "import torch_of_mars"}, "bad.py", "No module named 'torch_of_mars'; mend it, or take it out of"),
         ({"bad.py": "raise OSError('two\\nlines')"}, "bad.py", "which cannot be imported: OSError: two; mend it"),
+        ({"bad.py": "import sys; sys.exit(0)"}, "bad.py", "bad.py, which cannot be imported: SystemExit: 0; mend it"),
+        ({"a/x.py": "", "b/x.py": ""}, "a/x.py,b/x.py", "b/x.py, but a plug-in is called so already: "),
+        ({}, "@@@", "CMRAY_PLUGINS names '@@@', which is neither a Python file nor a module's dotted name"),
         ({"mine/csv.py": "x = 1"}, "mine/csv.py", "but module csv is "),
         ({}, "bee@bee-package==1.2", "plug-in bee-package 1.2 (module bee) is not installed on HOST; install it on"),
     ],
@@ -125,6 +129,22 @@ def test_a_taken_name_names_both_modules_whoever_was_imported_first(site):
     assert "zoo_own.ape and bee_module" in ask(site, f"import bee_module\n{NAMES}")
 
 
+def test_a_file_is_recorded_alike_where_it_is_and_where_it_has_travelled(site, tmp_path):
+    (tmp_path / "cow.py").write_text(ANIMAL.format(name="cow") + "print('moo')\n")
+    (site / "bee_module.py").write_text(ANIMAL.format(name="bee"))
+    code = (
+        "from zoo_of_test import zoo; from cmray.core.plugins import stamps, used, variable_for_workers\n"
+        "zoo.parse('cow'); print(json.dumps([stamps(used()), variable_for_workers(used())]))"
+    )
+    here, variable = ask(site, code, CMRAY_PLUGINS="cow.py")  # one line of JSON: what a plug-in prints is not output
+    assert list(here) == ["cow.py"]
+    (site / "cow.py").write_bytes((tmp_path / "cow.py").read_bytes())
+    there, _ = ask(site, code, CMRAY_PLUGINS=variable)
+    assert there == here
+    told, _ = ask(site, code.replace("'cow'", "'bee'"), CMRAY_PLUGINS="bee_module")
+    assert list(told) == ["bee_module"], "a module is no file"
+
+
 def test_a_plugin_may_look_components_up_while_it_is_imported(site):
     (site / "bee_module.py").write_text(ANIMAL.format(name="bee") + "assert zoo.get('ape')().legs == 4\n")
     install(site, "bee-package", "1.2", {"bee": "bee_module"})
@@ -141,19 +161,19 @@ def test_ray_s_processes_are_told_of_what_was_used(site, tmp_path):
         "from cmray.core.plugins import used\n"
         "nothing = plugins_there(); zoo.parse('bee'); zoo.parse('cow'); there = plugins_there()\n"
         "packed = pack_plugins(used(), Path('job'))\n"
-        "with plugins_here(): here = [os.environ['CMRAY_PLUGINS'], os.environ['PYTHONPATH'].split(os.pathsep)[-1]]\n"
+        "with plugins_here(): here = [os.environ['CMRAY_PLUGINS'], os.environ['PYTHONPATH'].split(os.pathsep)]\n"
         "os.environ['RAY_JOB_CONFIG_JSON_ENV_VAR'] = '{}'\n"
         "print(json.dumps([nothing, there, packed, here, plugins_there()]))"
     )
     (tmp_path / "job").mkdir()
     nothing, there, packed, here, in_a_job = ask(site, code, CMRAY_PLUGINS="cow.py")
-    variable = {"CMRAY_PLUGINS": "bee_module@bee-package==1.2,cow"}
+    variable = {"CMRAY_PLUGINS": "bee_module@bee-package==1.2,cow@file"}
     cow = str(tmp_path / "cow.py")
     assert (nothing, in_a_job) == (None, None)
     assert there == {"env_vars": variable, "py_modules": [cow]}
     assert packed == variable
     assert (tmp_path / "job" / "cow.py").read_text() == (tmp_path / "cow.py").read_text()
-    assert here == [cow, str(tmp_path)]
+    assert here == [cow, [*environment(site)["PYTHONPATH"].split(os.pathsep), str(tmp_path)]]
 
 
 def test_help_waits_for_no_plugin_and_commands_end_in_one_line(site, tmp_path):
