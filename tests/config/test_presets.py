@@ -160,7 +160,7 @@ def test_a_preset_has_its_teacher_and_a_network_that_fits(path):
 
 
 def test_the_tables_name_every_preset_of_a_published_dataset():
-    published = {p.stem for p in WHOLE if p.stem.startswith(("cifar10", "imagenet64", "lsun"))}
+    published = {p.stem for p in WHOLE if p.stem.startswith(("cifar10-", "imagenet64-", "lsun"))}
     assert published == set(KEY_FACTS) == set(PARAMETERS)
     adaptive = {name for name in published if name.rpartition("-")[2] in ("cd", "ct", "ict")}
     assert adaptive == set(SCHEDULES)
@@ -267,7 +267,14 @@ def test_the_docs_list_every_preset():
 def test_the_docs_table_says_what_the_preset_does(path):
     _, network, _, _, lr, batch, steps, gpus, *_ = rows_of_the_docs()[path.stem]
     config = experiment(path.stem)
-    nets = {"NCSN++": "ncsnpp", "DDPM++": "ddpmpp", "ADM": "adm", "MLP": "mlp", "U-Net, 0.35 M": "unet"}
+    nets = {
+        "NCSN++": "ncsnpp",
+        "DDPM++": "ddpmpp",
+        "ADM": "adm",
+        "MLP": "mlp",
+        "U-Net, 0.35 M": "unet",
+        "U-Net, 1.6 M": "unet",
+    }
     assert nets[network] == config.net.name
     assert float(lr) == config.train.optimizer.lr
     assert int(batch) == config.train.batch_size
