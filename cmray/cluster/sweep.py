@@ -29,7 +29,6 @@ from cmray.cluster.stages import (
     trials_by_data,
 )
 from cmray.cluster.stopping import Stopper
-from cmray.cluster.warm import warm_up
 from cmray.config.data_facts import DataFacts
 from cmray.config.plan import Plan, Trial
 from cmray.core.errors import DataError
@@ -182,8 +181,6 @@ class Sweep:
         self.observer.message(f"Ray {where}")
         with connected(self.address, sum(sizes.values())) as capacity:
             self._check_capacity(capacity)
-            if stages and self.address is None:
-                warm_up(min(int(capacity.free_cpus), sum(t.run.resources.workers for t in stages[0].trials)))
             self.prepare_data()
             self._train(stages, capacity)
             if self.results is not None:
